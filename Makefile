@@ -1,0 +1,50 @@
+# The commands of this project. `make` alone only explains them.
+# What a command needs and this machine lacks is installed by scripts/setup:
+# system packages with apt, everything else below $(CARGO_TARGET_DIR)/tools.
+
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export MESH_TOOLS := $(CARGO_TARGET_DIR)/tools
+export PATH := $(MESH_TOOLS)/bin:$(PATH)
+
+CARGO ?= cargo
+# Arguments for the program that a target starts: make up ARGS=--once
+ARGS ?=
+
+.PHONY: help build up test bench lint fmt peers test-peers clean-tools
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build mosn, pilot and meshctl (debug)
+	@scripts/setup build
+	$(CARGO) build --workspace --bins
+
+up: ## Run the whole mesh with demo applications on this machine (ARGS=--once: a fixed script of calls)
+	@scripts/setup build
+	$(CARGO) build -p meshctl
+	"$(CARGO_TARGET_DIR)/debug/meshctl" up $(ARGS)
+
+test: ## Install what the tests need and run all of them, real components included
+	@scripts/setup test
+	@scripts/test $(ARGS)
+
+lint: ## Formatting, clippy with warnings denied, dependency rules
+	@scripts/setup lint
+	@scripts/lint
+
+bench: ## Peers side by side; writes docs/performance.md and its plot (BENCH_SECONDS=n bounds each measurement)
+	@scripts/setup bench
+	$(CARGO) build --profile bench -p mosn -p loadgen --bins
+	bench/run $(ARGS)
+
+fmt: ## Format the Rust code
+	$(CARGO) fmt --all
+
+peers: ## Build the peers that compile for long into a cache outside the checkout
+	@echo "make peers: no peer needs building yet; Envoy, HAProxy and nginx come ready from scripts/setup"
+
+test-peers: ## Run the tests that need those peers
+	@echo "make test-peers: no test needs a built peer yet"
+
+clean-tools: ## Remove the tools that scripts/setup put below the target folder
+	rm -rf "$(MESH_TOOLS)"
