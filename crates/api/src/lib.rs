@@ -1,1 +1,18 @@
-//! api
+//! The API of the mesh as Rust types: Envoy's v3 protos and our own, with the protobuf JSON mapping.
+//!
+//! Modules mirror the protobuf packages: `envoy.config.route.v3.Route` is [`envoy::config::route::v3::Route`],
+//! well-known types are in [`google::protobuf`]. The crate knows nothing of sockets, files or what a message means.
+
+/// Generated code: one module per package.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    rustdoc::all,
+    clippy::needless_pass_by_value
+)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/include.rs"));
+}
+
+pub use generated::*;
