@@ -11,4 +11,7 @@
 //! assert_eq!(registry.snapshot().counter("cluster.app.upstream_rq_total"), Some(1));
 //! ```
 
+pub mod logging;
+pub mod request_info;
+pub mod response_flags;
 pub mod stats;
