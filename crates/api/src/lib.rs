@@ -3,6 +3,11 @@
 //! Modules mirror the protobuf packages: `envoy.config.route.v3.Route` is [`envoy::config::route::v3::Route`],
 //! well-known types are in [`google::protobuf`]. The crate knows nothing of sockets, files or what a message means.
 
+pub mod any;
+pub mod json;
+pub mod time;
+pub mod yaml;
+
 /// Generated code: one module per package.
 #[allow(
     missing_docs,
