@@ -1,1 +1,45 @@
-//! registry
+//! The service registry: which instances serve what, kept on disk, held by leases, told to whoever watches.
+//!
+//! It speaks HTTP/JSON ([`Registry::http_router`], described by `/v1/openapi.json`) and gRPC ([`Registry::grpc_service`]).
+//! It knows nothing of meshes, proxies and xDS.
+//!
+//! ```
+//! use registry::{Instance, Limits, Registry, ServiceKey};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let registry = Registry::in_memory(Limits::default())?;
+//! let service = ServiceKey::new("bolt", "com.foo.Bar");
+//! registry.register(vec![Instance::new(service.clone(), "10.0.0.1", 12200)]).await?;
+//! let services = registry.snapshot();
+//! assert_eq!(services.get(&service).map(|s| s.instances.len()), Some(1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+
+pub mod client;
+mod convert;
+mod error;
+mod grpc;
+mod http;
+mod hub;
+mod limits;
+mod metadata;
+mod model;
+mod parts;
+mod services;
+mod state;
+mod store;
+mod watch;
+
+pub use convert::{instance_from, instance_to};
+pub use error::{Error, OpenError};
+pub use hub::{Done, Registry, Stats};
+pub use limits::Limits;
+pub use metadata::Metadata;
+pub use model::{
+    Change, ChangeKind, DEFAULT_TTL, DEFAULT_WEIGHT, Instance, InstanceRef, OWN_ORIGIN, Selector,
+    ServiceKey,
+};
+pub use services::{Service, Services};
+pub use state::{Registered, Renewed};
+pub use watch::{Event, Since, Watch};

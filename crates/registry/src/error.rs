@@ -1,0 +1,59 @@
+//! What can go wrong, in the words that both faces answer with.
+
+use base::FieldError;
+
+/// Why the registry refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something in the request is not well formed.
+    #[error("{0}")]
+    Invalid(#[from] FieldError),
+    /// Over one of the registry's limits.
+    #[error("{0}")]
+    TooMany(String),
+    /// More commands wait than the registry takes; try again.
+    #[error("the registry is overloaded: {0} commands are waiting")]
+    Overloaded(usize),
+    /// The disk failed: nothing of the command was done.
+    #[error("the registry's store failed: {0}")]
+    Store(String),
+    /// The registry is being shut down.
+    #[error("the registry is stopping")]
+    Stopped,
+}
+
+/// Why a registry's file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The database says so.
+    #[error("registry store {path}: {source}")]
+    Database {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+    /// A record in it cannot be read.
+    #[error("registry store {path}: record {key}: {message}")]
+    Record {
+        /// The file.
+        path: String,
+        /// The record.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// It was written by a newer version.
+    #[error("registry store {path} has format {found}, this version knows up to {known}")]
+    Format {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: u64,
+        /// The newest format known.
+        known: u64,
+    },
+    /// The writer's thread could not be started.
+    #[error("the registry's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}

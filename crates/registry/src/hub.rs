@@ -1,0 +1,387 @@
+//! The registry as the rest of the program holds it. One thread owns state and file: it gathers what is waiting, writes it
+//! with one fsync, makes it visible and answers, so that an answer means "on disk".
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, OpenError};
+use crate::limits::Limits;
+use crate::model::{Instance, InstanceRef, Selector};
+use crate::services::Services;
+use crate::state::{Batch, Registered, Renewed, State};
+use crate::store::{Loaded, Store};
+use crate::watch::{Published, Since, Watch};
+
+/// Commands that may wait for the writer.
+const QUEUE: usize = 16_384;
+/// Commands of one commit.
+const GATHER: usize = 4096;
+/// Lapsed leases of one commit.
+const LAPSES: usize = 10_000;
+/// After a failed write of lapsed leases.
+const RETRY_LAPSE: Duration = Duration::from_secs(1);
+
+/// A command's result and the revision from which on it is visible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done<T> {
+    /// The registry's revision after it.
+    pub revision: u64,
+    /// What came of it.
+    pub result: T,
+}
+
+type Answer<T> = oneshot::Sender<Result<Done<T>, Error>>;
+
+enum Command {
+    Register(Vec<Instance>, Answer<Vec<Registered>>),
+    Renew(Vec<InstanceRef>, Answer<Renewed>),
+    Deregister(Vec<InstanceRef>, Answer<usize>),
+    Close(oneshot::Sender<()>),
+}
+
+/// What an answer waits with for the commit.
+enum Pending {
+    Registered(Answer<Vec<Registered>>, Vec<Registered>),
+    Renewed(Answer<Renewed>, Renewed),
+    Deregistered(Answer<usize>, usize),
+}
+
+/// Counts since the start, and sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The revision now.
+    pub revision: u64,
+    /// Services that have an instance.
+    pub services: usize,
+    /// Instances of all services.
+    pub instances: usize,
+    /// Open watches.
+    pub watchers: usize,
+    /// Instances put in or replaced.
+    pub registered: u64,
+    /// Leases renewed.
+    pub renewed: u64,
+    /// Instances taken out on request.
+    pub deregistered: u64,
+    /// Instances taken out because nobody renewed them.
+    pub lapsed: u64,
+    /// Writes to the disk.
+    pub commits: u64,
+    /// Writes that failed.
+    pub store_errors: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    registered: AtomicU64,
+    renewed: AtomicU64,
+    deregistered: AtomicU64,
+    lapsed: AtomicU64,
+    commits: AtomicU64,
+    store_errors: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Ordering::Relaxed);
+}
+
+/// A handle on the registry; clones are the same registry, which ends with the last of them.
+#[derive(Clone)]
+pub struct Registry {
+    commands: SyncSender<Command>,
+    published: Arc<Published>,
+    counters: Arc<Counters>,
+    limits: Limits,
+}
+
+impl Registry {
+    /// Opens the registry that lives in a file, which is made if it is not there. Every lease begins anew.
+    pub fn open(path: &Path, limits: Limits) -> Result<Registry, OpenError> {
+        Registry::start(Store::open(path)?, limits)
+    }
+
+    /// A registry that is forgotten when it ends.
+    pub fn in_memory(limits: Limits) -> Result<Registry, OpenError> {
+        Registry::start(Store::memory(), limits)
+    }
+
+    fn start(loaded: Loaded, limits: Limits) -> Result<Registry, OpenError> {
+        let Loaded {
+            store,
+            id,
+            revision,
+            instances,
+        } = loaded;
+        let state = State::new(limits.clone(), revision, instances, Instant::now());
+        let services = state.services().clone();
+        let published = Arc::new(Published::new(
+            services,
+            format!("{id:016x}"),
+            limits.watchers,
+        ));
+        let counters = Arc::new(Counters::default());
+        let (commands, received) = sync_channel(QUEUE);
+        let writer = Writer {
+            commands: received,
+            state,
+            store,
+            published: published.clone(),
+            counters: counters.clone(),
+        };
+        std::thread::Builder::new()
+            .name("registry".into())
+            .spawn(move || writer.run())?;
+        Ok(Registry {
+            commands,
+            published,
+            counters,
+            limits,
+        })
+    }
+
+    /// Puts instances in, or replaces those of the same service and id: all of them or none. They are on disk when this
+    /// returns.
+    pub async fn register(&self, instances: Vec<Instance>) -> Result<Done<Vec<Registered>>, Error> {
+        self.command(|answer| Command::Register(instances, answer))
+            .await
+    }
+
+    /// Starts leases anew.
+    pub async fn renew(&self, instances: Vec<InstanceRef>) -> Result<Done<Renewed>, Error> {
+        self.command(|answer| Command::Renew(instances, answer))
+            .await
+    }
+
+    /// Takes instances out, and tells how many were there. They are gone from the disk when this returns.
+    pub async fn deregister(&self, instances: Vec<InstanceRef>) -> Result<Done<usize>, Error> {
+        self.command(|answer| Command::Deregister(instances, answer))
+            .await
+    }
+
+    async fn command<T>(
+        &self,
+        command: impl FnOnce(Answer<T>) -> Command,
+    ) -> Result<Done<T>, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.commands
+            .try_send(command(answer))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => Error::Overloaded(QUEUE),
+                TrySendError::Disconnected(_) => Error::Stopped,
+            })?;
+        answered.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// All services as they are now. Costs next to nothing.
+    pub fn snapshot(&self) -> Arc<Services> {
+        self.published.services.load_full()
+    }
+
+    /// Everything, then every change to it.
+    pub fn changes(&self) -> Result<Watch, Error> {
+        self.watch(Selector::default(), None)
+    }
+
+    /// What a selector means, then every change to it; from where a watcher was, if that is remembered.
+    pub fn watch(&self, selector: Selector, since: Option<&Since>) -> Result<Watch, Error> {
+        self.published.watch(selector, since)
+    }
+
+    /// Names the registry's data: revisions of two stores cannot be compared.
+    pub fn store(&self) -> &str {
+        &self.published.store
+    }
+
+    /// What is taken.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Counts and sizes.
+    pub fn stats(&self) -> Stats {
+        let services = self.published.services.load();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            revision: services.revision,
+            services: services.len(),
+            instances: services.instances(),
+            watchers: self.published.watchers(),
+            registered: count(&self.counters.registered),
+            renewed: count(&self.counters.renewed),
+            deregistered: count(&self.counters.deregistered),
+            lapsed: count(&self.counters.lapsed),
+            commits: count(&self.counters.commits),
+            store_errors: count(&self.counters.store_errors),
+        }
+    }
+
+    /// Ends the registry for all who hold it, and returns when its file is closed.
+    pub async fn close(&self) {
+        let (answer, closed) = oneshot::channel();
+        let mut command = Command::Close(answer);
+        loop {
+            command = match self.commands.try_send(command) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Full(command)) => command,
+            };
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // An error says that the thread has ended by itself.
+        let _ = closed.await;
+    }
+}
+
+struct Writer {
+    commands: Receiver<Command>,
+    state: State,
+    store: Store,
+    published: Arc<Published>,
+    counters: Arc<Counters>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let closed = match self.wait() {
+                Ok(first) => self.serve(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Some(closed) = closed {
+                drop(self);
+                let _ = closed.send(());
+                return;
+            }
+            self.lapse();
+        }
+    }
+
+    /// Sleeps until a command comes or a lease may be over.
+    fn wait(&self) -> Result<Command, RecvTimeoutError> {
+        match self.state.next_deadline() {
+            None => self
+                .commands
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => self
+                .commands
+                .recv_timeout(at.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    /// Carries out all commands that are waiting, in one commit.
+    fn serve(&mut self, first: Command) -> Option<oneshot::Sender<()>> {
+        let mut batch = self.state.batch();
+        let mut pending = Vec::new();
+        let mut closed = None;
+        let mut next = Some(first);
+        while let Some(command) = next.take() {
+            match command {
+                Command::Register(instances, answer) => {
+                    match self.state.register(&mut batch, instances) {
+                        Ok(registered) => pending.push(Pending::Registered(answer, registered)),
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
+                Command::Renew(references, answer) => {
+                    match self.state.renew(&mut batch, references) {
+                        Ok(renewed) => pending.push(Pending::Renewed(answer, renewed)),
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
+                Command::Deregister(references, answer) => {
+                    match self.state.deregister(&mut batch, &references) {
+                        Ok(removed) => pending.push(Pending::Deregistered(answer, removed)),
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
+                Command::Close(answer) => {
+                    closed = Some(answer);
+                    break;
+                }
+            }
+            if pending.len() < GATHER {
+                next = match self.commands.try_recv() {
+                    Ok(command) => Some(command),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+                };
+            }
+        }
+        let written = self.write(batch).map_err(|(error, _)| error);
+        for answer in pending {
+            self.answer(answer, &written);
+        }
+        closed
+    }
+
+    fn answer(&self, pending: Pending, written: &Result<u64, String>) {
+        fn done<T>(result: T, written: &Result<u64, String>) -> Result<Done<T>, Error> {
+            match written {
+                Ok(revision) => Ok(Done {
+                    revision: *revision,
+                    result,
+                }),
+                Err(error) => Err(Error::Store(error.clone())),
+            }
+        }
+        // One who does not wait for the answer any more does not need it.
+        match pending {
+            Pending::Registered(answer, registered) => {
+                add(&self.counters.registered, registered.len());
+                drop(answer.send(done(registered, written)));
+            }
+            Pending::Renewed(answer, renewed) => {
+                add(&self.counters.renewed, renewed.renewed);
+                drop(answer.send(done(renewed, written)));
+            }
+            Pending::Deregistered(answer, removed) => {
+                add(&self.counters.deregistered, removed);
+                drop(answer.send(done(removed, written)));
+            }
+        }
+    }
+
+    /// Brings a batch to the disk and into sight, and returns the revision then.
+    fn write(&mut self, batch: Batch) -> Result<u64, (String, Batch)> {
+        if !batch.changes().is_empty() {
+            add(&self.counters.commits, 1);
+            if let Err(error) = self.store.commit(batch.changes(), batch.revision()) {
+                add(&self.counters.store_errors, 1);
+                tracing::error!(%error, store = ?self.store, "registry write failed");
+                return Err((error.to_string(), batch));
+            }
+        }
+        let changes = self.state.commit(batch, Instant::now());
+        let services = self.state.services();
+        if !changes.is_empty() {
+            self.published.publish(services.clone(), changes);
+        }
+        Ok(services.revision)
+    }
+
+    fn lapse(&mut self) {
+        let now = Instant::now();
+        let mut batch = self.state.batch();
+        self.state.lapse(&mut batch, now, LAPSES);
+        if batch.changes().is_empty() {
+            return;
+        }
+        for change in batch.changes() {
+            let instance = &change.instance;
+            tracing::info!(service = %instance.service, id = %instance.id, "lease lapsed");
+        }
+        let lapsed = batch.changes().len();
+        match self.write(batch) {
+            Ok(_) => add(&self.counters.lapsed, lapsed),
+            Err((_, batch)) => self.state.put_off(&batch, now, RETRY_LAPSE),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! An immutable picture of all services. The next picture shares everything with this one that did not change.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::model::{Instance, InstanceRef, Selector, ServiceKey};
+
+/// A change copies one shard's map: with a million services that is a thousand pointers.
+const SHARDS: usize = 1024;
+
+/// One service with all its instances; there is none without instances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub key: ServiceKey,
+    /// In the order of their ids.
+    pub instances: Arc<[Arc<Instance>]>,
+}
+
+impl Service {
+    /// The instance of this id.
+    pub fn instance(&self, id: &str) -> Option<&Arc<Instance>> {
+        let at = self.position(id).ok()?;
+        self.instances.get(at)
+    }
+
+    fn position(&self, id: &str) -> Result<usize, usize> {
+        self.instances
+            .binary_search_by(|instance| instance.id.as_ref().cmp(id))
+    }
+}
+
+type Shard = BTreeMap<ServiceKey, Arc<Service>>;
+
+/// All services at one revision.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The registry's revision of which this is the picture.
+    pub revision: u64,
+    shards: Arc<[Arc<Shard>]>,
+    services: usize,
+    instances: usize,
+}
+
+impl Default for Services {
+    fn default() -> Services {
+        let empty = Arc::new(Shard::new());
+        Services {
+            revision: 0,
+            shards: vec![empty; SHARDS].into(),
+            services: 0,
+            instances: 0,
+        }
+    }
+}
+
+impl Services {
+    /// How many services there are.
+    pub fn len(&self) -> usize {
+        self.services
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.services == 0
+    }
+
+    /// How many instances there are.
+    pub fn instances(&self) -> usize {
+        self.instances
+    }
+
+    /// The service of this name. Two pictures hold the same `Arc` if it did not change between them.
+    pub fn get(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.shards.get(shard_of(key))?.get(key)
+    }
+
+    /// The instance of this name.
+    pub fn instance(&self, reference: &InstanceRef) -> Option<&Arc<Instance>> {
+        self.get(&reference.service)?.instance(&reference.id)
+    }
+
+    /// All services, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.shards.iter().flat_map(|shard| shard.values())
+    }
+
+    /// The services that can hold what a selector means, in the order of their names.
+    pub fn select(&self, selector: &Selector) -> Vec<&Arc<Service>> {
+        if let Some(key) = selector.key() {
+            return self.get(&key).into_iter().collect();
+        }
+        let mut services: Vec<_> = self
+            .iter()
+            .filter(|s| selector.matches_service(&s.key))
+            .collect();
+        services.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        services
+    }
+}
+
+fn shard_of(key: &ServiceKey) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0)
+}
+
+/// The next picture while it is drawn: shards and services are copied when they are first touched.
+pub(crate) struct Draft {
+    services: Services,
+    touched: BTreeMap<ServiceKey, Vec<Arc<Instance>>>,
+}
+
+impl Draft {
+    pub(crate) fn of(services: &Services) -> Draft {
+        Draft {
+            services: services.clone(),
+            touched: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn get(&self, reference: &InstanceRef) -> Option<&Arc<Instance>> {
+        match self.touched.get(&reference.service) {
+            None => self.services.instance(reference),
+            Some(instances) => {
+                let at = position(instances, &reference.id).ok()?;
+                instances.get(at)
+            }
+        }
+    }
+
+    /// Instances of all services, and of this one.
+    pub(crate) fn count(&self, key: &ServiceKey) -> (usize, usize) {
+        let of_service = match self.touched.get(key) {
+            Some(instances) => instances.len(),
+            None => self
+                .services
+                .get(key)
+                .map_or(0, |service| service.instances.len()),
+        };
+        (self.services.instances, of_service)
+    }
+
+    pub(crate) fn put(&mut self, instance: Arc<Instance>) {
+        let instances = self.touch(&instance.service);
+        match position(instances, &instance.id) {
+            Ok(at) => instances[at] = instance,
+            Err(at) => {
+                instances.insert(at, instance);
+                self.services.instances += 1;
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, reference: &InstanceRef) {
+        let instances = self.touch(&reference.service);
+        if let Ok(at) = position(instances, &reference.id) {
+            instances.remove(at);
+            self.services.instances -= 1;
+        }
+    }
+
+    fn touch(&mut self, key: &ServiceKey) -> &mut Vec<Arc<Instance>> {
+        let services = &self.services;
+        self.touched.entry(key.clone()).or_insert_with(|| {
+            services
+                .get(key)
+                .map_or_else(Vec::new, |s| s.instances.to_vec())
+        })
+    }
+
+    /// The picture at `revision`.
+    pub(crate) fn finish(self, revision: u64) -> Services {
+        let Draft {
+            mut services,
+            touched,
+        } = self;
+        services.revision = revision;
+        if touched.is_empty() {
+            return services;
+        }
+        let mut shards = services.shards.to_vec();
+        for (key, instances) in touched {
+            let Some(shard) = shards.get_mut(shard_of(&key)) else {
+                continue;
+            };
+            let shard = Arc::make_mut(shard);
+            let was_there = if instances.is_empty() {
+                let removed = shard.remove(&key).is_some();
+                services.services -= usize::from(removed);
+                continue;
+            } else {
+                let service = Service {
+                    key: key.clone(),
+                    instances: instances.into(),
+                };
+                shard.insert(key, Arc::new(service)).is_some()
+            };
+            services.services += usize::from(!was_there);
+        }
+        services.shards = shards.into();
+        services
+    }
+}
+
+fn position(instances: &[Arc<Instance>], id: &str) -> Result<usize, usize> {
+    instances.binary_search_by(|instance| instance.id.as_ref().cmp(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(name: &str, id: &str) -> Arc<Instance> {
+        let mut instance = Instance::new(ServiceKey::new("bolt", name), "10.0.0.1", 12200);
+        instance.id = id.into();
+        Arc::new(instance)
+    }
+
+    #[test]
+    fn shares_what_did_not_change() {
+        let mut draft = Draft::of(&Services::default());
+        draft.put(instance("a", "2"));
+        draft.put(instance("a", "1"));
+        draft.put(instance("b", "1"));
+        let first = draft.finish(3);
+        let mut draft = Draft::of(&first);
+        draft.remove(&InstanceRef::new("bolt", "b", "1"));
+        let second = draft.finish(4);
+        let a = ServiceKey::new("bolt", "a");
+        let (Some(before), Some(after)) = (first.get(&a), second.get(&a)) else {
+            panic!("service a is gone");
+        };
+        assert!(Arc::ptr_eq(before, after));
+        assert_eq!(
+            before
+                .instances
+                .iter()
+                .map(|i| i.id.as_ref())
+                .collect::<Vec<_>>(),
+            ["1", "2"]
+        );
+        assert_eq!((first.len(), first.instances()), (2, 3));
+        assert_eq!((second.len(), second.instances()), (1, 2));
+        assert!(second.get(&ServiceKey::new("bolt", "b")).is_none());
+    }
+}

@@ -1,0 +1,174 @@
+//! The file that instances survive in: a redb database with one record an instance, and one for the registry itself.
+//! A commit is on disk (fsync) when it returns.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use api::mesh::registry::v1 as pb;
+use prost::Message;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::convert::{instance_from, instance_to};
+use crate::error::OpenError;
+use crate::model::{Change, ChangeKind, Instance, InstanceRef};
+
+/// Key: protocol, name and id with a zero byte between them. Value: `mesh.registry.v1.Instance`.
+const INSTANCES: TableDefinition<&str, &[u8]> = TableDefinition::new("instances");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const REVISION: &str = "revision";
+const FORMAT: &str = "format";
+const STORE_ID: &str = "store";
+
+/// The format that this version writes.
+const CURRENT_FORMAT: u64 = 1;
+/// Everything is in memory after the start, so that the database's own cache has little to do.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// An open file, or none for a registry that forgets.
+pub(crate) enum Store {
+    Memory,
+    File { database: Database, path: PathBuf },
+}
+
+/// What a store held when it was opened.
+pub(crate) struct Loaded {
+    pub(crate) store: Store,
+    /// Drawn when the store was made; tells its revisions from those of another.
+    pub(crate) id: u64,
+    pub(crate) revision: u64,
+    pub(crate) instances: Vec<Instance>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Store::Memory => f.write_str("Memory"),
+            Store::File { path, .. } => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+impl Store {
+    pub(crate) fn memory() -> Loaded {
+        Loaded {
+            store: Store::Memory,
+            id: fastrand::u64(1..),
+            revision: 0,
+            instances: Vec::new(),
+        }
+    }
+
+    /// Opens or makes the file, and the folder it is in.
+    pub(crate) fn open(path: &Path) -> Result<Loaded, OpenError> {
+        let failed = |source: redb::Error| OpenError::Database {
+            path: path.display().to_string(),
+            source: Box::new(source),
+        };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| failed(redb::Error::Io(e)))?;
+        }
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database = builder.create(path).map_err(|e| failed(e.into()))?;
+        let (id, revision) = prepare(&database, path)?.map_err(failed)?;
+        let instances = load(&database, path)?;
+        let path = path.to_owned();
+        Ok(Loaded {
+            store: Store::File { database, path },
+            id,
+            revision,
+            instances,
+        })
+    }
+
+    /// Writes changes; they are on disk when this returns without an error, and not at all with one.
+    pub(crate) fn commit(&self, changes: &[Change], revision: u64) -> Result<(), redb::Error> {
+        let Store::File { database, .. } = self else {
+            return Ok(());
+        };
+        let transaction = database.begin_write()?;
+        {
+            let mut instances = transaction.open_table(INSTANCES)?;
+            for change in changes {
+                let key = key_of(&change.instance.reference());
+                match change.kind {
+                    ChangeKind::Put => {
+                        let record = instance_to(&change.instance).encode_to_vec();
+                        instances.insert(key.as_str(), record.as_slice())?;
+                    }
+                    ChangeKind::Deregistered | ChangeKind::Lapsed => {
+                        instances.remove(key.as_str())?;
+                    }
+                }
+            }
+            transaction.open_table(META)?.insert(REVISION, revision)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// Makes the tables, and reads the store's id and revision.
+fn prepare(database: &Database, path: &Path) -> Result<Result<(u64, u64), redb::Error>, OpenError> {
+    let read = || -> Result<(u64, u64, u64), redb::Error> {
+        let transaction = database.begin_write()?;
+        let found = {
+            transaction.open_table(INSTANCES)?;
+            let mut meta = transaction.open_table(META)?;
+            let stored = meta.get(FORMAT)?.map(|format| format.value());
+            let format = match stored {
+                Some(format) => format,
+                None => {
+                    meta.insert(FORMAT, CURRENT_FORMAT)?;
+                    meta.insert(STORE_ID, fastrand::u64(1..))?;
+                    meta.insert(REVISION, 0)?;
+                    CURRENT_FORMAT
+                }
+            };
+            let number =
+                |key| -> Result<u64, redb::Error> { Ok(meta.get(key)?.map_or(0, |n| n.value())) };
+            (format, number(STORE_ID)?, number(REVISION)?)
+        };
+        transaction.commit()?;
+        Ok(found)
+    };
+    match read() {
+        Err(error) => Ok(Err(error)),
+        Ok((found, _, _)) if found > CURRENT_FORMAT => Err(OpenError::Format {
+            path: path.display().to_string(),
+            found,
+            known: CURRENT_FORMAT,
+        }),
+        Ok((_, id, revision)) => Ok(Ok((id, revision))),
+    }
+}
+
+fn load(database: &Database, path: &Path) -> Result<Vec<Instance>, OpenError> {
+    let failed = |source: redb::Error| OpenError::Database {
+        path: path.display().to_string(),
+        source: Box::new(source),
+    };
+    let broken = |key: &str, message: String| OpenError::Record {
+        path: path.display().to_string(),
+        key: key.replace('\0', " "),
+        message,
+    };
+    let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
+    let table = transaction
+        .open_table(INSTANCES)
+        .map_err(|e| failed(e.into()))?;
+    let mut instances = Vec::new();
+    for entry in table.iter().map_err(|e| failed(e.into()))? {
+        let (key, value) = entry.map_err(|e| failed(e.into()))?;
+        let message =
+            pb::Instance::decode(value.value()).map_err(|e| broken(key.value(), e.to_string()))?;
+        let instance = instance_from(message).map_err(|e| broken(key.value(), e.to_string()))?;
+        instances.push(instance);
+    }
+    Ok(instances)
+}
+
+fn key_of(reference: &InstanceRef) -> String {
+    let InstanceRef { service, id } = reference;
+    [&service.protocol, "\0", &service.name, "\0", id].concat()
+}

@@ -1,0 +1,286 @@
+//! Who is told of changes. A watcher has a bounded buffer: one that is slow loses its place and gets a full list again;
+//! nobody waits for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::broadcast;
+
+use crate::error::Error;
+use crate::model::{Change, Selector, ServiceKey};
+use crate::services::Services;
+
+/// Changes of one commit.
+type Commit = Arc<[Change]>;
+
+/// Commits that a watcher of everything may be behind.
+const BUFFER: usize = 1024;
+/// Commits that a watcher of one service may be behind.
+const SERVICE_BUFFER: usize = 32;
+/// Changes that are remembered for watchers that come back.
+const HISTORY: usize = 65_536;
+
+/// Where a watcher was when it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The last revision that it handled.
+    pub revision: u64,
+    /// The store that the revision is of, if it knows.
+    pub store: Option<String>,
+}
+
+/// What a watcher gets.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Everything as it is now: what the watcher knew before is void.
+    Reset(Arc<Services>),
+    /// What changed since the event before, in order; only what the selector means.
+    Changes(Vec<Change>),
+}
+
+/// The registry as readers see it.
+pub(crate) struct Published {
+    pub(crate) services: ArcSwap<Services>,
+    pub(crate) store: String,
+    feed: Mutex<Feed>,
+    watchers: AtomicUsize,
+    watchers_limit: usize,
+}
+
+struct Feed {
+    history: VecDeque<Commit>,
+    /// Changes in `history`.
+    remembered: usize,
+    all: broadcast::Sender<Commit>,
+    by_service: HashMap<ServiceKey, broadcast::Sender<Commit>>,
+}
+
+impl Published {
+    pub(crate) fn new(services: Services, store: String, watchers_limit: usize) -> Published {
+        Published {
+            services: ArcSwap::from_pointee(services),
+            store,
+            feed: Mutex::new(Feed {
+                history: VecDeque::new(),
+                remembered: 0,
+                all: broadcast::Sender::new(BUFFER),
+                by_service: HashMap::new(),
+            }),
+            watchers: AtomicUsize::new(0),
+            watchers_limit,
+        }
+    }
+
+    fn feed(&self) -> MutexGuard<'_, Feed> {
+        // Nothing panics while it holds the lock, and the feed is whole at every step anyway.
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn watchers(&self) -> usize {
+        self.watchers.load(Ordering::Relaxed)
+    }
+
+    /// Makes a commit visible: first to those who look, then to those who wait.
+    pub(crate) fn publish(&self, services: Services, changes: Vec<Change>) {
+        let commit: Commit = changes.into();
+        let mut feed = self.feed();
+        self.services.store(Arc::new(services));
+        feed.send(&commit);
+        feed.remember(commit);
+    }
+
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        selector: Selector,
+        since: Option<&Since>,
+    ) -> Result<Watch, Error> {
+        if self.watchers.fetch_add(1, Ordering::Relaxed) >= self.watchers_limit {
+            self.watchers.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::TooMany(format!(
+                "the registry serves {} watchers at most",
+                self.watchers_limit
+            )));
+        }
+        let mut feed = self.feed();
+        let receiver = feed.receiver(&selector);
+        let services = self.services.load_full();
+        let missed = since
+            .filter(|since| {
+                since
+                    .store
+                    .as_ref()
+                    .is_none_or(|store| *store == self.store)
+            })
+            .and_then(|since| feed.since(since.revision, services.revision));
+        drop(feed);
+        let revision = services.revision;
+        let first = match missed {
+            None => Event::Reset(services),
+            Some(changes) => Event::Changes(
+                changes
+                    .iter()
+                    .filter_map(|c| c.seen_by(&selector))
+                    .collect(),
+            ),
+        };
+        Ok(Watch {
+            published: self.clone(),
+            receiver,
+            selector,
+            revision,
+            first: Some(first),
+        })
+    }
+}
+
+impl Feed {
+    fn send(&mut self, commit: &Commit) {
+        // An error says that nobody listens.
+        let _ = self.all.send(commit.clone());
+        if self.by_service.is_empty() {
+            return;
+        }
+        let mut by_service: HashMap<&ServiceKey, Vec<Change>> = HashMap::new();
+        for change in commit.iter() {
+            if self.by_service.contains_key(&change.instance.service) {
+                by_service
+                    .entry(&change.instance.service)
+                    .or_default()
+                    .push(change.clone());
+            }
+        }
+        for (service, changes) in by_service {
+            if let Some(topic) = self.by_service.get(service) {
+                let _ = topic.send(changes.into());
+            }
+        }
+    }
+
+    fn remember(&mut self, commit: Commit) {
+        self.remembered += commit.len();
+        self.history.push_back(commit);
+        while self.remembered > HISTORY {
+            match self.history.pop_front() {
+                Some(oldest) => self.remembered -= oldest.len(),
+                None => break,
+            }
+        }
+    }
+
+    fn receiver(&mut self, selector: &Selector) -> broadcast::Receiver<Commit> {
+        match selector.key() {
+            None => self.all.subscribe(),
+            Some(key) => {
+                let topic = self.by_service.entry(key);
+                topic
+                    .or_insert_with(|| broadcast::Sender::new(SERVICE_BUFFER))
+                    .subscribe()
+            }
+        }
+    }
+
+    /// All changes behind a revision, if they are all remembered.
+    fn since(&self, revision: u64, current: u64) -> Option<Vec<Change>> {
+        if revision == current {
+            return Some(Vec::new());
+        }
+        let oldest = self.history.front().and_then(|commit| commit.first())?;
+        if revision > current || revision + 1 < oldest.revision {
+            return None;
+        }
+        let changes = self.history.iter().flat_map(|commit| commit.iter());
+        Some(
+            changes
+                .filter(|change| change.revision > revision)
+                .cloned()
+                .collect(),
+        )
+    }
+}
+
+/// A subscription. Its first event is a full list, or the changes since the watcher went.
+pub struct Watch {
+    published: Arc<Published>,
+    receiver: broadcast::Receiver<Commit>,
+    selector: Selector,
+    revision: u64,
+    first: Option<Event>,
+}
+
+impl Watch {
+    /// The next event; `None` when the registry has gone. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        loop {
+            match self.receiver.recv().await {
+                Ok(commit) => {
+                    let changes = self.take(&commit);
+                    if !changes.is_empty() {
+                        return Some(Event::Changes(changes));
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let services = self.published.services.load_full();
+                    self.revision = services.revision;
+                    return Some(Event::Reset(services));
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// What is new in a commit. A full list may be ahead of the buffer.
+    fn take(&mut self, commit: &[Change]) -> Vec<Change> {
+        let known = self.revision;
+        if let Some(last) = commit.last() {
+            self.revision = known.max(last.revision);
+        }
+        let new = commit.iter().filter(|change| change.revision > known);
+        new.filter_map(|change| change.seen_by(&self.selector))
+            .collect()
+    }
+
+    /// The revision that the watcher is at, once it has handled every event so far. It goes up without events too: by
+    /// changes that the selector does not mean.
+    pub fn revision(&mut self) -> u64 {
+        // Under the lock no commit is between being visible and being sent.
+        let feed = self.published.feed();
+        if self.first.is_none() && self.receiver.is_empty() {
+            self.revision = self.revision.max(self.published.services.load().revision);
+        }
+        drop(feed);
+        self.revision
+    }
+
+    /// Names the data that the revisions are of.
+    pub fn store(&self) -> &str {
+        &self.published.store
+    }
+
+    /// What is watched.
+    pub fn selector(&self) -> &Selector {
+        &self.selector
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.published.watchers.fetch_sub(1, Ordering::Relaxed);
+        let Some(key) = self.selector.key() else {
+            return;
+        };
+        let mut feed = self.published.feed();
+        // This watch is still counted.
+        if feed
+            .by_service
+            .get(&key)
+            .is_some_and(|topic| topic.receiver_count() <= 1)
+        {
+            feed.by_service.remove(&key);
+        }
+    }
+}
