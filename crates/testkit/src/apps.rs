@@ -100,6 +100,10 @@ fn java(framework: Framework, class: &str, arguments: &[String], folder: &Path) 
     for package in OPENED {
         command.args(["--add-opens", &format!("java.base/{package}=ALL-UNNAMED")]);
     }
+    // SOFARPC and Dubbo keep logs and caches below the home folder.
+    command
+        .arg(format!("-Duser.home={}", folder.display()))
+        .current_dir(folder);
     command
         .arg("-cp")
         .arg(format!("{0}/app.jar:{0}/lib/*", module.display()));

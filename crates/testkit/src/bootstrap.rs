@@ -1,6 +1,6 @@
 //! The bootstrap of a sidecar under test: the same for mosn and Envoy, but for mosn's registry extension.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde_json::{Map, Value, json};
 
@@ -17,8 +17,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) labels: &'a [(&'a str, &'a str)],
 }
 
-fn address(ip: impl ToString, port: u16) -> Value {
-    json!({ "socket_address": { "address": ip.to_string(), "port_value": port } })
+fn address(ip: impl Into<IpAddr>, port: u16) -> Value {
+    json!({ "socket_address": { "address": ip.into().to_string(), "port_value": port } })
 }
 
 /// The part that Envoy takes, too.
@@ -50,7 +50,7 @@ pub(crate) fn common(identity: &Identity<'_>, pilot: SocketAddr) -> Value {
                 "LABELS": labels,
             },
         },
-        "admin": { "address": address(ip, ADMIN_PORT) },
+        "admin": { "address": address(*ip, ADMIN_PORT) },
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "GRPC",
