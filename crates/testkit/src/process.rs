@@ -1,5 +1,5 @@
-//! A program that was started for a test: its output goes to a file, it ends with the value that holds it, and when
-//! the test fails the end of its output is shown.
+//! A program that was started for a test: its output goes to a file, it ends with the value that holds it, and the
+//! end of its output is then printed for whoever reads why a test failed.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::wait;
 
-/// Lines of output that are shown of each program when a test fails.
+/// Lines of output that are shown of each program in the end.
 const TAIL_LINES: usize = 40;
 
 /// A running program; killed when dropped.
@@ -164,9 +164,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.kill();
-        if thread::panicking() {
-            eprintln!("--- the end of {}'s output ---\n{}", self.name, self.tail());
-        }
+        // The test runner shows this only for tests that fail.
+        eprintln!("--- the end of {}'s output ---\n{}", self.name, self.tail());
     }
 }
 

@@ -1,0 +1,273 @@
+//! What every framework must show, each step on a [`Stage`].
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use testkit::apps::{Call, Load};
+
+use crate::stage::Stage;
+
+/// A step by its name.
+pub type Step = (&'static str, fn(&mut Stage) -> Result<()>);
+
+/// The steps, in an order that leaves the killing for last.
+pub const STEPS: [Step; 9] = [
+    ("all kinds of calls", cases),
+    ("a route on a method", route_on_method),
+    ("a route on a header", route_on_header),
+    ("an 80/20 split by version", split),
+    ("an aborted call", abort),
+    ("a delayed call", delay),
+    ("a timeout", timeout),
+    ("changes of configuration under load", change_under_load),
+    ("a provider killed under load", kill_under_load),
+];
+
+/// Runs all steps and reports all that failed, not only the first.
+pub fn run(stage: &mut Stage) -> Result<()> {
+    let mut failures = Vec::new();
+    for (name, step) in STEPS {
+        let start = std::time::Instant::now();
+        let outcome = step(stage);
+        let took = start.elapsed().as_millis();
+        match outcome {
+            Ok(()) => eprintln!("ok   {name} ({took} ms)"),
+            Err(error) => {
+                eprintln!("FAIL {name} ({took} ms): {error:#}");
+                failures.push(format!("{name}: {error:#}"));
+            }
+        }
+    }
+    ensure!(
+        failures.is_empty(),
+        "{} steps failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    Ok(())
+}
+
+fn succeeded(call: &Call) -> Result<&str> {
+    call.outcome
+        .as_deref()
+        .map_err(|exception| anyhow::anyhow!("{exception}"))
+}
+
+/// Plain calls, exceptions, one-way and asynchronous calls, large payloads, headers: each case of the consumer.
+pub fn cases(stage: &mut Stage) -> Result<()> {
+    let cases = stage.consumer.cases(&[])?;
+    ensure!(cases.len() > 10, "only {} cases ran", cases.len());
+    let failed: Vec<String> = cases
+        .iter()
+        .filter_map(|(name, call)| Some(format!("{name}: {}", call.outcome.as_ref().err()?)))
+        .collect();
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
+/// The words that match one method in a VirtualService.
+fn method(stage: &Stage, name: &str) -> String {
+    format!("uri: {{prefix: {}{name}}}", stage.plan.path)
+}
+
+/// The words that match a header which the application set.
+fn header(stage: &Stage, name: &str, value: &str) -> String {
+    format!(
+        "headers: {{{}{name}: {{exact: {value}}}}}",
+        stage.plan.header
+    )
+}
+
+/// One method goes to v2, all others to v1.
+pub fn route_on_method(stage: &mut Stage) -> Result<()> {
+    let host = stage.plan.host;
+    let routes = format!(
+        "- match: [{{{}}}]\n  route: [{{destination: {{host: {host}, subset: v2}}}}]\n{}",
+        method(stage, "audit"),
+        stage.to("v1")
+    );
+    stage.route(&routes)?;
+    for _ in 0..5 {
+        let audit = stage.consumer.call("audit", "")?;
+        ensure!(succeeded(&audit)? == "v2", "audit: {audit:?}");
+        let who = stage.consumer.call("who", "")?;
+        ensure!(succeeded(&who)? == "v1", "who: {who:?}");
+    }
+    Ok(())
+}
+
+/// Calls with a header go to v2, all others to v1.
+pub fn route_on_header(stage: &mut Stage) -> Result<()> {
+    let host = stage.plan.host;
+    let routes = format!(
+        "- match: [{{{}}}]\n  route: [{{destination: {{host: {host}, subset: v2}}}}]\n{}",
+        header(stage, "x-user", "jo"),
+        stage.to("v1")
+    );
+    stage.route(&routes)?;
+    for (options, expected) in [("h.x-user=jo", "v2"), ("h.x-user=joe", "v1"), ("", "v1")] {
+        let call = stage.consumer.call("who", options)?;
+        ensure!(succeeded(&call)? == expected, "{options:?}: {call:?}");
+    }
+    Ok(())
+}
+
+/// 80 of 100 calls go to v1, 20 to v2; the bounds are five standard deviations.
+pub fn split(stage: &mut Stage) -> Result<()> {
+    const CALLS: u32 = 300;
+    let host = stage.plan.host;
+    stage.route(&format!(
+        "- route:\n  - {{destination: {{host: {host}, subset: v1}}, weight: 80}}\n  \
+         - {{destination: {{host: {host}, subset: v2}}, weight: 20}}\n"
+    ))?;
+    let tally = stage.consumer.tally("who", CALLS, "")?;
+    ensure!(tally.failures.is_empty(), "{tally:?}");
+    ensure!(tally.of("v1") + tally.of("v2") == CALLS, "{tally:?}");
+    ensure!((25..=95).contains(&tally.of("v2")), "{tally:?}");
+    Ok(())
+}
+
+/// Calls with a header are refused by the sidecar, the provider does not see them; others pass.
+pub fn abort(stage: &mut Stage) -> Result<()> {
+    let host = stage.plan.host;
+    let routes = format!(
+        "- match: [{{{}}}]\n  fault: {{abort: {{httpStatus: 503, percentage: {{value: 100}}}}}}\n  \
+           route: [{{destination: {{host: {host}, subset: v1}}}}]\n{}",
+        header(stage, "x-test", "abort"),
+        stage.to("v1")
+    );
+    stage.route(&routes)?;
+    let call = stage.consumer.call("who", "h.x-test=abort")?;
+    let Err(exception) = &call.outcome else {
+        bail!("not aborted: {call:?}")
+    };
+    ensure!(call.took < Duration::from_secs(3), "{call:?}");
+    eprintln!("     abort: {exception}");
+    succeeded(&stage.consumer.call("who", "")?)?;
+    Ok(())
+}
+
+/// Calls with a header are held by the sidecar for a while and then pass.
+pub fn delay(stage: &mut Stage) -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(400);
+    let host = stage.plan.host;
+    let routes = format!(
+        "- match: [{{{}}}]\n  fault: {{delay: {{fixedDelay: 0.4s, percentage: {{value: 100}}}}}}\n  \
+           route: [{{destination: {{host: {host}, subset: v1}}}}]\n{}",
+        header(stage, "x-test", "delay"),
+        stage.to("v1")
+    );
+    stage.route(&routes)?;
+    let call = stage.consumer.call("who", "h.x-test=delay")?;
+    succeeded(&call)?;
+    ensure!(call.took >= DELAY, "{call:?}");
+    let call = stage.consumer.call("who", "")?;
+    succeeded(&call)?;
+    ensure!(call.took < DELAY, "{call:?}");
+    Ok(())
+}
+
+/// The route's timeout ends a call long before the provider would and before the caller gives up.
+pub fn timeout(stage: &mut Stage) -> Result<()> {
+    let host = stage.plan.host;
+    let routes = format!(
+        "- match: [{{{}}}]\n  timeout: 0.3s\n  route: [{{destination: {{host: {host}, subset: v1}}}}]\n{}",
+        method(stage, "slow"),
+        stage.to("v1")
+    );
+    stage.route(&routes)?;
+    let call = stage.consumer.call("slow3000", "timeout=10000")?;
+    let Err(exception) = &call.outcome else {
+        bail!("no timeout: {call:?}")
+    };
+    ensure!((300..2500).contains(&call.took.as_millis()), "{call:?}");
+    let says_timeout =
+        exception.to_ascii_lowercase().contains("timeout") || exception.contains("504");
+    ensure!(says_timeout, "not a timeout: {exception}");
+    succeeded(&stage.consumer.call("slow10", "")?)?;
+    Ok(())
+}
+
+fn no_failure(load: &Load) -> Result<()> {
+    if let Some(first) = load.failures.first() {
+        bail!(
+            "{} of {} calls failed, first {first:?}",
+            load.failed,
+            load.ok + load.failed
+        );
+    }
+    Ok(())
+}
+
+/// Routes, subsets' policy and endpoints change again and again while calls go on: none fails.
+pub fn change_under_load(stage: &mut Stage) -> Result<()> {
+    const PER_CHANGE: u64 = 40;
+    let [v1, v2] = [stage.to("v1"), stage.to("v2")];
+    stage
+        .consumer
+        .start_load("slow5", 6, Duration::from_millis(1))?;
+    for round in 0..4 {
+        stage.route(&v1)?;
+        stage.consumer.wait_for_calls(PER_CHANGE)?;
+        // Another policy makes another cluster under the same name.
+        let connections = 1000 + round;
+        stage.policy(&format!(
+            "trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: {connections}}}}}}}\n"
+        ))?;
+        stage.wait_for(&connections.to_string())?;
+        stage.consumer.wait_for_calls(PER_CHANGE)?;
+        // v1 alone is left while nothing goes to v2, then v2 is back.
+        stage.endpoints(&["v1"])?;
+        stage.consumer.wait_for_calls(PER_CHANGE)?;
+        stage.endpoints(&["v1", "v2"])?;
+        stage.consumer.wait_for_calls(PER_CHANGE)?;
+        stage.route(&v2)?;
+        stage.consumer.wait_for_calls(PER_CHANGE)?;
+    }
+    let load = stage.consumer.stop_load()?;
+    no_failure(&load)?;
+    let both = ["v1", "v2"]
+        .iter()
+        .all(|label| load.labels.contains_key(*label));
+    ensure!(both, "the changes did not arrive: {load:?}");
+    Ok(())
+}
+
+/// One of two providers is killed under load: only calls that were in flight on it may fail.
+pub fn kill_under_load(stage: &mut Stage) -> Result<()> {
+    const THREADS: u32 = 8;
+    let host = stage.plan.host;
+    stage.route(&format!("- route: [{{destination: {{host: {host}}}}}]\n"))?;
+    stage
+        .consumer
+        .start_load("slow20", THREADS, Duration::from_millis(2))?;
+    stage.consumer.wait_for_calls(100)?;
+    let mut victim = stage.providers.pop().context("no provider")?;
+    let (_, killed) = victim.kill()?;
+    stage.consumer.wait_for_calls(300)?;
+    let load = stage.consumer.stop_load()?;
+
+    ensure!(
+        load.labels.contains_key("v2"),
+        "the victim had no load: {load:?}"
+    );
+    // A call that was made after the kill was not in flight on the victim; and no more calls than threads ever are.
+    let late: Vec<_> = load
+        .failures
+        .iter()
+        .filter(|failure| failure.started > killed)
+        .collect();
+    ensure!(
+        late.is_empty(),
+        "{} calls after the kill failed, first {:?}",
+        late.len(),
+        late.first()
+    );
+    ensure!(
+        load.failed <= u64::from(THREADS),
+        "{} calls failed",
+        load.failed
+    );
+    eprintln!("     killed: {} calls ok, {} failed", load.ok, load.failed);
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! One framework's applications in a mesh: a consumer and two providers (v1, v2), each behind a sidecar of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use testkit::apps::{Consumer, Framework, Provider, start_consumer, start_provider};
+use testkit::mesh::{Kind, Mesh, Sidecar};
+use testkit::{net, wait};
+
+use crate::yaml::{self, ServicePort};
+
+/// How long a change of configuration may take to arrive, on a machine that does other things.
+const CHANGE_LIMIT: Duration = Duration::from_secs(20);
+
+const CONSUMER: u8 = 2;
+const PROVIDERS: [(&str, u8); 2] = [("v1", 3), ("v2", 4)];
+
+/// What differs between the frameworks.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The framework.
+    pub framework: Framework,
+    /// The service's host in the mesh.
+    pub host: &'static str,
+    /// The port that the consumer calls on its sidecar.
+    pub port: ServicePort,
+    /// The port of the provider's sidecar.
+    pub ingress: u16,
+    /// What comes before a method's name in `:path`.
+    pub path: &'static str,
+    /// What a sidecar sees before the name of a header that the application set.
+    pub header: &'static str,
+    /// Whether the applications find each other by SOFARPC's registry `mesh`; if not, a ServiceEntry says where they are.
+    pub registry: bool,
+    /// The consumer's sidecar, and the two providers'.
+    pub sidecars: [Kind; 3],
+}
+
+/// The plan for Dubbo.
+pub const DUBBO: Plan = Plan {
+    framework: Framework::Dubbo,
+    host: "mesh.apps.dubbo.DubboShop",
+    port: ServicePort {
+        number: 30_880,
+        name: "dubbo",
+        protocol: "DUBBO",
+    },
+    ingress: 30_800,
+    path: "/mesh.apps.dubbo.DubboShop/",
+    header: "",
+    registry: false,
+    sidecars: [Kind::Mosn; 3],
+};
+
+/// The plan for SOFARPC.
+pub const SOFARPC: Plan = Plan {
+    framework: Framework::Sofarpc,
+    host: "mesh.apps.sofarpc.SofaShop",
+    port: ServicePort {
+        number: 12_220,
+        name: "bolt",
+        protocol: "BOLT",
+    },
+    ingress: 12_200,
+    path: "/mesh.apps.sofarpc.SofaShop/",
+    header: "rpc_req_baggage.",
+    registry: true,
+    sidecars: [Kind::Mosn; 3],
+};
+
+/// The plan for Spring Boot.
+pub const SPRING: Plan = Plan {
+    framework: Framework::Spring,
+    host: "shop.demo.svc.cluster.local",
+    port: ServicePort {
+        number: 10_088,
+        name: "http",
+        protocol: "HTTP",
+    },
+    ingress: 10_080,
+    path: "/",
+    header: "",
+    registry: false,
+    sidecars: [Kind::Mosn; 3],
+};
+
+/// Everything that runs.
+#[derive(Debug)]
+pub struct Stage {
+    /// What it was made from.
+    pub plan: Plan,
+    /// The consumer application.
+    pub consumer: Consumer,
+    /// The providers, v1 and v2; taken out when killed.
+    pub providers: Vec<Provider>,
+    /// The consumer's sidecar.
+    pub consumer_sidecar: Sidecar,
+    /// The providers' sidecars.
+    pub provider_sidecars: Vec<Sidecar>,
+    /// Pilot. Last, so that it ends last.
+    pub mesh: Mesh,
+    changes: u32,
+}
+
+impl Stage {
+    /// Starts all of it; all calls go to v1.
+    pub fn start(plan: Plan) -> Result<Stage> {
+        let mesh = Mesh::start()?;
+        let folder = mesh.folder().to_owned();
+        let kinds = plan.sidecars;
+
+        let mut provider_sidecars = Vec::new();
+        let mut starting = Vec::new();
+        let mut sidecars = yaml::egress(mesh.ip(CONSUMER), plan.port);
+        for ((version, host), kind) in PROVIDERS.into_iter().zip([kinds[1], kinds[2]]) {
+            let labels = [("app", "provider"), ("version", version)];
+            let name = format!("provider-{version}-sidecar");
+            let sidecar = mesh.sidecar(kind, &name, host, &labels)?;
+            let ip = mesh.ip(host).to_string();
+            // Dubbo binds all addresses whatever it is told, so each needs a port of its own.
+            let app_port = net::free_port()?;
+            let port = app_port.to_string();
+            let registry = sidecar.mesh_registry();
+            let mut flags = vec![("host", ip.as_str()), ("port", &port), ("label", version)];
+            if plan.registry {
+                flags.push(("mesh", &registry));
+            }
+            let name = format!("provider-{version}");
+            starting.push(start_provider(plan.framework, &name, &flags, &folder)?);
+            sidecars += &yaml::ingress(version, mesh.ip(host), plan.ingress, plan.port, app_port);
+            provider_sidecars.push(sidecar);
+        }
+        mesh.write("sidecars.yaml", &sidecars)?;
+
+        let mut consumer_sidecar = mesh.sidecar(
+            kinds[0],
+            "consumer-sidecar",
+            CONSUMER,
+            &[("app", "consumer")],
+        )?;
+        let to = mesh.address(CONSUMER, plan.port.number).to_string();
+        let registry = consumer_sidecar.mesh_registry();
+        let flags = match plan.framework {
+            _ if plan.registry => vec![("mesh", registry.as_str())],
+            Framework::Spring => vec![("to", to.as_str()), ("authority", plan.host)],
+            Framework::Dubbo | Framework::Sofarpc => vec![("to", to.as_str())],
+        };
+        mesh.write("service.yaml", &services(&mesh, &plan, &["v1", "v2"]))?;
+        mesh.write("rule.yaml", &yaml::destination_rule(plan.host, ""))?;
+        mesh.write(
+            "routes.yaml",
+            &yaml::virtual_service(plan.host, &route_to_host(plan.host, "v1")),
+        )?;
+
+        let mut providers = Vec::new();
+        for provider in starting {
+            providers.push(provider.provider()?);
+        }
+        for sidecar in &mut provider_sidecars {
+            sidecar.wait_listening(plan.ingress)?;
+        }
+        consumer_sidecar.wait_listening(plan.port.number)?;
+        let consumer = start_consumer(plan.framework, "consumer", &flags, &folder)?.consumer()?;
+
+        let mut stage = Stage {
+            plan,
+            consumer,
+            providers,
+            consumer_sidecar,
+            provider_sidecars,
+            mesh,
+            changes: 0,
+        };
+        // With a registry the endpoints come after the listener.
+        wait::until_ok("a first call", CHANGE_LIMIT, || {
+            match stage.consumer.call("who", "timeout=2000")?.outcome {
+                Ok(_) => Ok(()),
+                Err(exception) => bail!("{exception}"),
+            }
+        })?;
+        Ok(stage)
+    }
+
+    /// The consumer's sidecar, as something to send HTTP to.
+    pub fn entrance(&self) -> SocketAddr {
+        self.mesh.address(CONSUMER, self.plan.port.number)
+    }
+
+    /// Puts HTTP routes (a YAML list) into force and waits until the consumer's sidecar has them.
+    pub fn route(&mut self, routes: &str) -> Result<()> {
+        self.changes += 1;
+        let marker = format!("change-{}", self.changes);
+        // A last route that no call takes, by which the change is recognised in the sidecar.
+        let marked = format!(
+            "- name: {marker}\n  match: [{{headers: {{x-never: {{exact: {marker}}}}}}}]\n  \
+               route: [{{destination: {{host: {0}}}}}]\n{1}",
+            self.plan.host,
+            routes.trim_matches('\n'),
+        );
+        self.mesh.write(
+            "routes.yaml",
+            &yaml::virtual_service(self.plan.host, &marked),
+        )?;
+        self.wait_for(&marker)
+    }
+
+    /// Makes these versions the only endpoints, by the ServiceEntry.
+    pub fn endpoints(&self, versions: &[&str]) -> Result<()> {
+        self.mesh
+            .write("service.yaml", &services(&self.mesh, &self.plan, versions))
+    }
+
+    /// Puts a traffic policy into force.
+    pub fn policy(&self, policy: &str) -> Result<()> {
+        self.mesh
+            .write("rule.yaml", &yaml::destination_rule(self.plan.host, policy))
+    }
+
+    /// Waits until this text is in the configuration of the consumer's sidecar.
+    pub fn wait_for(&self, text: &str) -> Result<()> {
+        wait::until_ok(&format!("{text} in the sidecar"), CHANGE_LIMIT, || {
+            let dump = self.consumer_sidecar.config_dump()?.to_string();
+            if !dump.contains(text) {
+                bail!(
+                    "pilot says: {}",
+                    self.mesh.pilot_output().lines().last().unwrap_or_default()
+                );
+            }
+            Ok(())
+        })
+    }
+
+    /// A route list that sends everything to one version.
+    pub fn to(&self, version: &str) -> String {
+        route_to_host(self.plan.host, version)
+    }
+}
+
+fn services(mesh: &Mesh, plan: &Plan, versions: &[&str]) -> String {
+    if plan.registry {
+        return String::new();
+    }
+    let endpoints: Vec<_> = PROVIDERS
+        .iter()
+        .filter(|(version, _)| versions.contains(version))
+        .map(|(version, host)| (mesh.ip(*host), plan.ingress, *version))
+        .collect();
+    yaml::service_entry(plan.host, plan.port, &endpoints)
+}
+
+fn route_to_host(host: &str, version: &str) -> String {
+    format!("- route: [{{destination: {{host: {host}, subset: {version}}}}}]\n")
+}

@@ -1,0 +1,9 @@
+//! Dubbo applications in the mesh.
+
+use e2e::scenario;
+use e2e::stage::{DUBBO, Stage};
+
+#[test]
+fn dubbo_calls_go_through_the_mesh() -> anyhow::Result<()> {
+    scenario::run(&mut Stage::start(DUBBO)?)
+}

@@ -1,0 +1,9 @@
+//! SOFARPC applications in the mesh.
+
+use e2e::scenario;
+use e2e::stage::{SOFARPC, Stage};
+
+#[test]
+fn sofarpc_calls_go_through_the_mesh() -> anyhow::Result<()> {
+    scenario::run(&mut Stage::start(SOFARPC)?)
+}

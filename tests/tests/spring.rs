@@ -1,0 +1,9 @@
+//! Spring Boot applications in the mesh.
+
+use e2e::scenario;
+use e2e::stage::{SPRING, Stage};
+
+#[test]
+fn spring_calls_go_through_the_mesh() -> anyhow::Result<()> {
+    scenario::run(&mut Stage::start(SPRING)?)
+}
