@@ -11,6 +11,8 @@
 //! assert_eq!(registry.snapshot().counter("cluster.app.upstream_rq_total"), Some(1));
 //! ```
 
+pub mod access_log;
+pub mod format;
 pub mod logging;
 pub mod request_info;
 pub mod response_flags;

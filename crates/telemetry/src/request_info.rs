@@ -213,3 +213,10 @@ impl RequestInfo<'_> {
         }
     }
 }
+
+impl Default for RequestInfo<'_> {
+    /// As [`RequestInfo::new`], at the Unix epoch.
+    fn default() -> Self {
+        Self::new(SystemTime::UNIX_EPOCH)
+    }
+}
