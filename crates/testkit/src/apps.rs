@@ -96,6 +96,7 @@ fn java(framework: Framework, class: &str, arguments: &[String], folder: &Path) 
         "-Ddubbo.network.interface.ignored=.*",
         "-Djdk.httpclient.allowRestrictedHeaders=host",
         "-Dinvoke.baggage.enable=true",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     ]);
     for package in OPENED {
         command.args(["--add-opens", &format!("java.base/{package}=ALL-UNNAMED")]);

@@ -187,7 +187,7 @@ impl Sidecar {
 
     /// What SOFARPC takes as the address of a registry `mesh`.
     pub fn mesh_registry(&self) -> String {
-        format!("{}:{}", self.ip, bootstrap::MESH_REGISTRY_PORT)
+        format!("http://{}:{}", self.ip, bootstrap::MESH_REGISTRY_PORT)
     }
 
     /// The program itself.

@@ -17,6 +17,14 @@ public final class Console {
 
     public Console() {
         System.setOut(System.err);
+        Thread main = Thread.currentThread();
+        Thread.setDefaultUncaughtExceptionHandler((thread, failure) -> {
+            failure.printStackTrace();
+            if (thread == main) {
+                // A framework's threads would keep a half-started application alive.
+                Runtime.getRuntime().halt(1);
+            }
+        });
     }
 
     /** Prints one line; line ends within it are escaped. */

@@ -11,7 +11,7 @@ import mesh.apps.Console;
 import mesh.apps.Flags;
 import mesh.apps.ShopBase;
 
-/** A SOFARPC provider on one port: {@code --host, --port, --label, --unique-id, --mesh sidecar:13330}. */
+/** A SOFARPC provider on one port: {@code --host, --port, --label, --unique-id, --mesh http://sidecar:13330}. */
 public final class Provider {
     private Provider() {}
 

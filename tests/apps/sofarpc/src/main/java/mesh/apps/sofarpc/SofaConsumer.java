@@ -18,7 +18,7 @@ import mesh.apps.Consumer;
 import mesh.apps.Flags;
 import mesh.apps.Shop;
 
-/** A SOFARPC consumer: {@code --to host:port} or {@code --mesh sidecar:13330}, {@code --unique-id}. */
+/** A SOFARPC consumer: {@code --to host:port} or {@code --mesh http://sidecar:13330}, {@code --unique-id}. */
 public final class SofaConsumer extends Consumer {
     private static final int TIMEOUT_MILLIS = 20_000;
 
