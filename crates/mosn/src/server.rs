@@ -114,7 +114,7 @@ async fn serve(flags: Flags, bootstrap: Bootstrap) -> anyhow::Result<()> {
     stats.register_thread();
     let node = bootstrap.node.clone().unwrap_or_default();
     let options = flags.options(&node);
-    let access_logs = telemetry::access_log::Sinks::new(options.file_flush_interval);
+    let access_logs = telemetry::access_log::Sinks::new(&stats, options.file_flush_interval);
     let dynamic = bootstrap::dynamic(&bootstrap)?;
     let mut control: BTreeSet<String> = dynamic.ads_cluster.iter().cloned().collect();
     control.extend(mesh_registry::cluster_name(&bootstrap)?);

@@ -188,7 +188,8 @@ impl Manager {
                 current.config.address == config.address
                     && current.config.bind_to_port == config.bind_to_port
             });
-        let sockets = if reuses || !config.bind_to_port {
+        // without workers the configuration is only checked
+        let sockets = if reuses || !config.bind_to_port || self.workers.is_empty() {
             Vec::new()
         } else {
             net::listen_for_workers(config.address, config.backlog, self.workers.len()).map_err(
@@ -275,6 +276,6 @@ impl Manager {
                 let _ = worker.send(Command::AddListener(config.clone(), socket));
             }
         }
-        tracing::info!(listener = name, address = %config.address, "listener is active");
+        tracing::debug!(listener = name, address = %config.address, "listener is active");
     }
 }
