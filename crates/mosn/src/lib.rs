@@ -17,3 +17,5 @@ pub mod server;
 pub mod tcp_proxy;
 pub mod worker;
 pub mod xds;
+
+pub use server::main;
