@@ -114,9 +114,7 @@ impl Stage {
         let mut starting = Vec::new();
         let mut sidecars = yaml::egress(mesh.ip(CONSUMER), plan.port);
         for ((version, host), kind) in PROVIDERS.into_iter().zip([kinds[1], kinds[2]]) {
-            let labels = [("app", "provider"), ("version", version)];
-            let name = format!("provider-{version}-sidecar");
-            let sidecar = mesh.sidecar(kind, &name, host, &labels)?;
+            let sidecar = provider_sidecar(&mesh, kind, version, host)?;
             let ip = mesh.ip(host).to_string();
             // Dubbo binds all addresses whatever it is told, so each needs a port of its own.
             let app_port = net::free_port()?;
@@ -217,6 +215,19 @@ impl Stage {
             .write("rule.yaml", &yaml::destination_rule(self.plan.host, policy))
     }
 
+    /// Starts the sidecar of v2 again after it was killed.
+    pub fn restart_sidecar(&mut self) -> Result<()> {
+        self.provider_sidecars.pop();
+        let (version, host) = PROVIDERS[1];
+        self.provider_sidecars.push(provider_sidecar(
+            &self.mesh,
+            self.plan.sidecars[2],
+            version,
+            host,
+        )?);
+        Ok(())
+    }
+
     /// Waits until this text is in the configuration of the consumer's sidecar.
     pub fn wait_for(&self, text: &str) -> Result<()> {
         wait::until_ok(&format!("{text} in the sidecar"), CHANGE_LIMIT, || {
@@ -235,6 +246,11 @@ impl Stage {
     pub fn to(&self, version: &str) -> String {
         route_to_host(self.plan.host, version)
     }
+}
+
+fn provider_sidecar(mesh: &Mesh, kind: Kind, version: &str, host: u8) -> Result<Sidecar> {
+    let labels = [("app", "provider"), ("version", version)];
+    mesh.sidecar(kind, &format!("provider-{version}-sidecar"), host, &labels)
 }
 
 fn services(mesh: &Mesh, plan: &Plan, versions: &[&str]) -> String {

@@ -197,11 +197,9 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Kills it (SIGKILL). Milliseconds of the epoch before and after.
-    pub fn kill(&mut self) -> Result<(u64, u64)> {
-        let before = epoch_millis()?;
-        self.process.kill()?;
-        Ok((before, epoch_millis()?))
+    /// Kills it (SIGKILL) and waits for its end.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
     }
 
     /// Ends it in an orderly way (SIGTERM), as the framework wants it.
@@ -210,7 +208,8 @@ impl Provider {
     }
 }
 
-fn epoch_millis() -> Result<u64> {
+/// The time in milliseconds of the epoch, as applications report it.
+pub fn epoch_millis() -> Result<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     Ok(u64::try_from(now.as_millis())?)
 }

@@ -1,7 +1,11 @@
-//! A small HTTP/1.1 client for looking at programs from outside. One connection a call.
+//! A small HTTP/1.1 client for looking at programs from outside, one connection a call, and a server for calls that
+//! need no real application behind them.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -148,6 +152,62 @@ fn dechunk(mut bytes: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
+/// A server that answers every request with a label and what it was asked, one request a connection.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Server {
+    /// Listens on `address` and answers `label METHOD PATH`.
+    pub fn start(address: SocketAddr, label: &str) -> Result<Server> {
+        let listener = TcpListener::bind(address).with_context(|| format!("{address}"))?;
+        let address = listener.local_addr()?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (stop, label) = (Arc::clone(&stopped), label.to_owned());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let label = label.clone();
+                // A caller that breaks off is its own business.
+                thread::spawn(move || answer(&stream, &label).ok());
+            }
+        });
+        Ok(Server { address, stopped })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn answer(stream: &TcpStream, label: &str) -> Result<()> {
+    stream.set_read_timeout(Some(STEP_LIMIT))?;
+    let mut lines = BufReader::new(stream).lines();
+    let request = lines.next().context("no request")??;
+    let asked = request.trim_end_matches(" HTTP/1.1");
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let body = format!("{label} {asked}");
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = stream;
+    stream.write_all((head + &body).as_bytes())?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +222,14 @@ mod tests {
         let chunked = b"HTTP/1.1 503 No\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n3\r\n ho\r\n0\r\n\r\n";
         assert_eq!(parse(chunked).unwrap().text(), "hi ho");
         assert!(parse(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").is_err());
+    }
+
+    #[test]
+    fn the_server_answers_until_it_is_dropped() {
+        let server = Server::start(([127, 0, 0, 1], 0).into(), "here").unwrap();
+        let address = server.address;
+        assert_eq!(get(address, "/a?b").unwrap().text(), "here GET /a?b");
+        drop(server);
+        crate::wait::until("its end", STEP_LIMIT, || get(address, "/").err()).unwrap();
     }
 }
