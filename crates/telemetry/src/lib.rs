@@ -14,6 +14,7 @@
 pub mod access_log;
 pub mod format;
 pub mod logging;
+pub mod prometheus;
 pub mod request_info;
 pub mod response_flags;
 pub mod stats;

@@ -9,6 +9,7 @@ mod names;
 mod slab;
 mod slot;
 mod snapshot;
+pub mod tags;
 #[cfg(test)]
 mod tests;
 

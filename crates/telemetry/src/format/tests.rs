@@ -192,8 +192,8 @@ fn refuses_in_envoys_words() {
     }
 }
 
-fn json(format: serde_json::Value, omit_empty: bool) -> String {
-    let format = api::json::struct_from_value(&format).unwrap();
+fn json(format: &serde_json::Value, omit_empty: bool) -> String {
+    let format = api::json::struct_from_value(format).unwrap();
     let mut out = Vec::new();
     JsonFormat::compile(&format, omit_empty)
         .unwrap()
@@ -209,7 +209,7 @@ fn json_keeps_types_and_order() {
         "h": "%REQ(x-q)%", "lit": "", "flags": "%RESPONSE_FLAGS%", "st": "%START_TIME(%s)%",
     });
     assert_eq!(
-        json(format, false),
+        json(&format, false),
         r#"{"a":"HTTP/1.1","flags":"UF","h":"a\"b\\c\td","list":[2,"x",3,null],"lit":"","mix":"a2b","mixnone":"x-","nest":{"a":"/abc?a=1&b=2","b":5},"none":null,"st":"1795388733","t":true,"z":2}"#
             .to_owned()
             + "\n"
@@ -223,7 +223,7 @@ fn json_omits_empty_values() {
         "list": ["x", "%REQ(X-NONE)%"],
     });
     assert_eq!(
-        json(format, true),
+        json(&format, true),
         "{\"list\":[\"x\"],\"mixnone\":\"xy\",\"z\":2}\n"
     );
 }

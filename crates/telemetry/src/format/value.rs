@@ -31,7 +31,7 @@ impl Op {
             Self::RequestHeader(header) => header.write(out, |name| request_header(info, name)),
             Self::ResponseHeader(header) => header.write(out, |name| response_header(info, name)),
             Self::ResponseTrailer(header) => {
-                header.write(out, |name| info.response_trailers.get(name).map(Into::into))
+                header.write(out, |name| lookup(info.response_trailers, name))
             }
             Self::Path(path) => path.write(info, out),
             Self::QueryParam(name) => {

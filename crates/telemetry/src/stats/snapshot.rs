@@ -30,8 +30,11 @@ pub struct Snapshot {
     pub texts: Vec<Metric<Arc<str>>>,
 }
 
+/// The slots and texts that somebody holds.
+type Living = (Vec<(Kind, Arc<Slot>)>, Vec<Arc<TextSlot>>);
+
 /// The living slots. They must be dropped only after the lock is released: a slot's drop takes it.
-fn living(inner: &Inner) -> (Vec<(Kind, Arc<Slot>)>, Vec<Arc<TextSlot>>) {
+fn living(inner: &Inner) -> Living {
     let state = inner.state();
     let slots = state
         .slots
