@@ -1,0 +1,148 @@
+//! A small HTTP client for admin and debug addresses: one connection for one request.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+/// A whole answer must have arrived within this time.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A configuration of thousands of clusters has tens of MiB as JSON.
+const MAX_BODY: usize = 1 << 30;
+
+/// A server, and what a person can do if it is not there.
+pub(crate) struct Server {
+    /// `host:port`
+    pub(crate) address: String,
+    /// What it is, for messages: `pilot`, `the proxy`.
+    pub(crate) what: &'static str,
+    /// What to do if it cannot be reached.
+    pub(crate) hint: String,
+}
+
+impl Server {
+    /// Asks for a path and reads the answer as JSON.
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.json(Method::GET, path, None).await
+    }
+
+    /// Sends a request and reads the answer as JSON; an answer that is no success is an error with the server's
+    /// message.
+    pub(crate) async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let exchange = async {
+            let response = self.send(method, path, body).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_BODY)
+                .collect()
+                .await
+                .map_err(|error| anyhow::anyhow!("{error}"))
+                .with_context(|| format!("the answer of {} broke off", self.name()))?
+                .to_bytes();
+            anyhow::Ok((status, body))
+        };
+        let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .with_context(|| format!("{} did not answer within 30 s", self.name()))??;
+        if !status.is_success() {
+            bail!("{}", self.refusal(status, path, &body));
+        }
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).with_context(|| {
+            format!(
+                "{} answered {path} with something that is not JSON",
+                self.name()
+            )
+        })
+    }
+
+    /// Asks for a path and only looks whether the answer is a success.
+    pub(crate) async fn is_ok(&self, path: &str) -> anyhow::Result<()> {
+        let response = tokio::time::timeout(CONNECT_TIMEOUT, self.send(Method::GET, path, None))
+            .await
+            .with_context(|| format!("{} did not answer {path}", self.name()))??;
+        if !response.status().is_success() {
+            bail!("{} answered {path} with {}", self.name(), response.status());
+        }
+        Ok(())
+    }
+
+    /// Asks for a path whose answer has no end, and returns its body.
+    pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<Incoming> {
+        let response = tokio::time::timeout(TIMEOUT, self.send(Method::GET, path, None))
+            .await
+            .with_context(|| format!("{} did not answer within 30 s", self.name()))??;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.into_body().collect().await?.to_bytes();
+            bail!("{}", self.refusal(status, path, &body));
+        }
+        Ok(response.into_body())
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<http::Response<Incoming>> {
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address))
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            .with_context(|| format!("cannot reach {} ({})", self.name(), self.hint))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with the connection; what goes wrong on it, the request reports.
+        tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.address);
+        let bytes = match body {
+            Some(value) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Bytes::from(serde_json::to_vec(value)?)
+            }
+            None => Bytes::new(),
+        };
+        sender
+            .send_request(request.body(Full::new(bytes))?)
+            .await
+            .with_context(|| format!("{} did not answer {path}", self.name()))
+    }
+
+    fn name(&self) -> String {
+        format!("{} at {}", self.what, self.address)
+    }
+
+    /// The server's own words if it gave some: plain text, or the `message`, `error` or `detail` of a JSON object.
+    fn refusal(&self, status: StatusCode, path: &str, body: &[u8]) -> String {
+        let text = String::from_utf8_lossy(body);
+        let said = serde_json::from_slice::<Value>(body)
+            .ok()
+            .and_then(|value| {
+                ["message", "errorMessage", "detail", "error"]
+                    .iter()
+                    .find_map(|key| Some(value.get(key)?.as_str()?.to_owned()))
+            })
+            .unwrap_or_else(|| text.trim().chars().take(500).collect());
+        let reason = if said.is_empty() {
+            String::new()
+        } else {
+            format!(": {said}")
+        };
+        format!("{} answered {path} with {status}{reason}", self.name())
+    }
+}

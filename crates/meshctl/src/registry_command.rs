@@ -1,0 +1,266 @@
+//! `meshctl registry`: the Open Service Registry by its HTTP interface.
+
+use anyhow::bail;
+use http::Method;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value, json};
+use tokio_stream::StreamExt;
+
+use crate::cli::{Format, PilotAddress, RegistryCommand, RegistryOptions, SelectorOptions};
+use crate::http_client::Server;
+use crate::output::{self, Colour, Table};
+use crate::up::state;
+
+/// Pilot's HTTP address when none is named and no mesh of `meshctl up` runs.
+const DEFAULT_PILOT: &str = "127.0.0.1:8080";
+
+/// Pilot's HTTP interface, as the options name it.
+pub(crate) fn pilot(options: &PilotAddress) -> Server {
+    let address = options
+        .pilot
+        .clone()
+        .or_else(|| state::pilot(options.dir.as_deref()))
+        .unwrap_or_else(|| DEFAULT_PILOT.to_owned());
+    Server {
+        address,
+        what: "pilot",
+        hint: "start a mesh with `meshctl up`, or name pilot's HTTP address with --pilot"
+            .to_owned(),
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
+    match &options.what {
+        RegistryCommand::List {
+            selector,
+            pilot: address,
+            output,
+        } => {
+            let instances = list(&pilot(address), selector).await?;
+            match output {
+                Format::Table => {
+                    let mut table = Table::new([
+                        "PROTOCOL", "SERVICE", "VERSION", "GROUP", "ID", "ADDRESS", "WEIGHT",
+                        "STATE",
+                    ]);
+                    for instance in &instances {
+                        table.row(row(instance));
+                    }
+                    table.sort();
+                    if table.is_empty() {
+                        return output::write("nothing is registered\n");
+                    }
+                    output::table(&table, |column, cell| match (column, cell) {
+                        (7, "healthy") => Some(Colour::Green),
+                        (7, _) => Some(Colour::Red),
+                        _ => None,
+                    })
+                }
+                Format::Json | Format::Yaml => output::document(&Value::Array(instances), *output),
+            }
+        }
+        RegistryCommand::Register {
+            protocol,
+            service,
+            address,
+            port,
+            version,
+            group,
+            weight,
+            metadata,
+            ttl,
+            pilot: server,
+        } => {
+            let metadata: Map<String, Value> = metadata
+                .iter()
+                .map(|(key, value)| (key.clone(), json!(value)))
+                .collect();
+            let mut instance = json!({
+                "protocol": protocol,
+                "service": service,
+                "address": address,
+                "port": port,
+                "version": version.as_deref().unwrap_or_default(),
+                "group": group.as_deref().unwrap_or_default(),
+                "metadata": metadata,
+                "ttlSeconds": ttl,
+            });
+            if let Some(weight) = weight {
+                instance["weight"] = json!(weight);
+            }
+            let body = json!({ "instances": [instance] });
+            let answer = pilot(server)
+                .json(Method::POST, "/v1/register", Some(&body))
+                .await?;
+            let registered = &answer["registered"][0];
+            let word = if registered["created"] == true {
+                "registered"
+            } else {
+                "replaced"
+            };
+            output::write(&format!(
+                "{word} {protocol}/{service} {}\n",
+                text(registered, "id")
+            ))
+        }
+        RegistryCommand::Deregister {
+            protocol,
+            service,
+            id,
+            pilot: server,
+        } => {
+            let body =
+                json!({ "instances": [{ "protocol": protocol, "service": service, "id": id }] });
+            let answer = pilot(server)
+                .json(Method::POST, "/v1/deregister", Some(&body))
+                .await?;
+            if answer["removed"] == 0 {
+                bail!(
+                    "{protocol}/{service} has no instance {id}; `meshctl registry list` shows those that are there"
+                );
+            }
+            output::write(&format!("deregistered {protocol}/{service} {id}\n"))
+        }
+        RegistryCommand::Watch {
+            selector,
+            pilot: address,
+            output,
+        } => watch(&pilot(address), selector, *output).await,
+    }
+}
+
+/// All instances at one moment: a watch that is ended when it has told what is there.
+async fn list(server: &Server, selector: &SelectorOptions) -> anyhow::Result<Vec<Value>> {
+    let mut events = Events::open(server, selector).await?;
+    let mut instances = Vec::new();
+    while let Some(event) = events.next().await? {
+        match text(&event, "type") {
+            "put" => instances.push(event["instance"].clone()),
+            "synced" => return Ok(instances),
+            _ => {}
+        }
+    }
+    bail!(
+        "pilot at {} broke off before the list was complete",
+        server.address
+    )
+}
+
+async fn watch(server: &Server, selector: &SelectorOptions, format: Format) -> anyhow::Result<()> {
+    let mut events = Events::open(server, selector).await?;
+    while let Some(event) = events.next().await? {
+        if format == Format::Json {
+            output::write(&format!("{event}\n"))?;
+            continue;
+        }
+        if format == Format::Yaml {
+            output::write("---\n")?;
+            output::document(&event, format)?;
+            continue;
+        }
+        let kind = text(&event, "type");
+        if matches!(kind, "put" | "deregistered" | "lapsed") {
+            let [
+                protocol,
+                service,
+                version,
+                group,
+                id,
+                address,
+                weight,
+                state,
+            ] = row(&event["instance"]);
+            let time = chrono::Local::now().format("%H:%M:%S%.3f");
+            let group = if group == "-" {
+                String::new()
+            } else {
+                format!(" group {group}")
+            };
+            let version = if version == "-" {
+                String::new()
+            } else {
+                format!(" version {version}")
+            };
+            output::write(&format!(
+                "{time} {kind:<12} {protocol}/{service}{version}{group} {id} at {address} weight {weight} {state}\n"
+            ))?;
+        }
+    }
+    bail!("pilot at {} ended the watch", server.address)
+}
+
+/// The lines of a watch.
+struct Events {
+    body: http_body_util::BodyDataStream<Incoming>,
+    pending: Vec<u8>,
+}
+
+impl Events {
+    async fn open(server: &Server, selector: &SelectorOptions) -> anyhow::Result<Self> {
+        let pairs = [
+            ("protocol", &selector.protocol),
+            ("service", &selector.service),
+            ("version", &selector.version),
+            ("group", &selector.group),
+        ];
+        let query: Vec<String> = pairs
+            .iter()
+            .filter_map(|(name, value)| {
+                let value = utf8_percent_encode(value.as_deref()?, NON_ALPHANUMERIC);
+                Some(format!("{name}={value}"))
+            })
+            .collect();
+        let path = if query.is_empty() {
+            "/v1/watch".to_owned()
+        } else {
+            format!("/v1/watch?{}", query.join("&"))
+        };
+        Ok(Self {
+            body: server.stream(&path).await?.into_data_stream(),
+            pending: Vec::new(),
+        })
+    }
+
+    /// The next event; `None` when the server has ended the watch.
+    async fn next(&mut self) -> anyhow::Result<Option<Value>> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            match self.body.next().await {
+                Some(chunk) => self.pending.extend_from_slice(&chunk?),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn row(instance: &Value) -> [String; 8] {
+    let or_dash = |key: &str| match text(instance, key) {
+        "" => "-".to_owned(),
+        text => text.to_owned(),
+    };
+    let state = if instance["healthy"] == true {
+        "healthy"
+    } else {
+        "unhealthy"
+    };
+    [
+        or_dash("protocol"),
+        or_dash("service"),
+        or_dash("version"),
+        or_dash("group"),
+        or_dash("id"),
+        format!("{}:{}", text(instance, "address"), instance["port"]),
+        instance["weight"].to_string(),
+        state.to_owned(),
+    ]
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
