@@ -1,4 +1,4 @@
 //! xDS over gRPC: the client that mosn has and the server that pilot has, as state machines with thin shells.
 
-pub mod server;
 pub mod client;
+pub mod server;
