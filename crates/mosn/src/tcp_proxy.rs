@@ -12,7 +12,7 @@ use base::FieldError;
 use telemetry::access_log::AccessLog;
 use telemetry::request_info::RequestInfo;
 use telemetry::response_flags::{ResponseFlag, ResponseFlags};
-use telemetry::stats::{Counter, Gauge};
+use telemetry::stats::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -43,7 +43,6 @@ struct Stats {
     downstream_cx_tx_bytes_total: Counter,
     idle_timeout: Counter,
     max_downstream_connection_duration: Counter,
-    upstream_flush_active: Gauge,
 }
 
 impl Config {
@@ -112,7 +111,6 @@ impl Config {
                 downstream_cx_tx_bytes_total: counter("downstream_cx_tx_bytes_total"),
                 idle_timeout: counter("idle_timeout"),
                 max_downstream_connection_duration: counter("max_downstream_connection_duration"),
-                upstream_flush_active: ctx.stats.gauge(&format!("{prefix}upstream_flush_active")),
             },
         })
     }
