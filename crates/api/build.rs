@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use prost_types::FileDescriptorSet;
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 #[path = "build/tables.rs"]
 mod tables;
@@ -175,7 +175,27 @@ fn prune(fds: &mut FileDescriptorSet) {
         if !SERVICES.contains(&file.package()) {
             file.service.clear();
         }
+        file.message_type.iter_mut().for_each(forget_deprecation);
     }
+}
+
+/// What Envoy deprecates it still obeys, and so must we: a warning at each use would say nothing.
+fn forget_deprecation(message: &mut DescriptorProto) {
+    for field in &mut message.field {
+        if let Some(options) = &mut field.options {
+            options.deprecated = None;
+        }
+    }
+    for value in message
+        .enum_type
+        .iter_mut()
+        .flat_map(|item| &mut item.value)
+    {
+        if let Some(options) = &mut value.options {
+            options.deprecated = None;
+        }
+    }
+    message.nested_type.iter_mut().for_each(forget_deprecation);
 }
 
 /// Nested modules, one per part of a package's name, that include the generated files.
