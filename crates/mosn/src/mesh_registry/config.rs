@@ -1,0 +1,209 @@
+//! What the bootstrap says about the MeshRegistry server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use api::envoy::config::bootstrap::v3::Bootstrap;
+use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
+use base::FieldError;
+
+use crate::config::socket_addr;
+
+/// Name of the bootstrap extension.
+const EXTENSION: &str = "mosn.bootstrap.mesh_registry";
+/// Ports of a sidecar's ingress listeners, as MOSN's images have them.
+const INGRESS_PORTS: [(&str, u16); 3] = [("bolt", 12200), ("dubbo", 30800), ("springcloud", 10080)];
+/// SOFARPC gives up reading after 15 s.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
+const PUBLISH_TIMEOUT_MAX: Duration = Duration::from_secs(14);
+const LEASE_TTL: Duration = Duration::from_secs(15);
+const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+
+/// The extension, checked and with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where applications reach the server.
+    pub address: SocketAddr,
+    /// The cluster of the registry.
+    pub cluster_name: String,
+    /// Registered in place of the application's address.
+    pub instance_address: String,
+    /// Ports that are registered in place of the application's, by protocol.
+    pub ingress_ports: BTreeMap<String, u16>,
+    /// How long a publication waits for the registry.
+    pub publish_timeout: Duration,
+    /// Lease of what is registered.
+    pub lease_ttl: Duration,
+    /// Where the application listens, by protocol.
+    pub application_endpoints: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads the extension, if the bootstrap has it.
+    pub fn of(bootstrap: &Bootstrap) -> Result<Option<Config>, FieldError> {
+        let extensions = bootstrap.bootstrap_extensions.iter().enumerate();
+        let Some((index, extension)) = extensions.into_iter().find(|(_, e)| e.name == EXTENSION)
+        else {
+            return Ok(None);
+        };
+        let located = |e: FieldError| e.in_index(index).in_field("bootstrap_extensions");
+        let compiled = match &extension.typed_config {
+            None => Err(FieldError::at("typed_config", "is required")),
+            Some(any) => api::any::unpack::<MeshRegistry>(any)
+                .and_then(|message| Config::compile(&message))
+                .map_err(|e| e.in_field("typed_config")),
+        };
+        compiled.map(Some).map_err(located)
+    }
+
+    /// Checks the extension's message and fills in the defaults.
+    pub fn compile(message: &MeshRegistry) -> Result<Config, FieldError> {
+        let address = message.address.as_ref();
+        let address = address.ok_or_else(|| FieldError::at("address", "is required"))?;
+        let address = socket_addr(address).map_err(|e| e.in_field("address"))?;
+        if message.cluster_name.is_empty() {
+            return Err(FieldError::at("cluster_name", "is required"));
+        }
+        let instance_address = match message.instance_address.as_str() {
+            "" if address.ip().is_unspecified() => {
+                let message = format!("is required, because address is {}", address.ip());
+                return Err(FieldError::at("instance_address", message));
+            }
+            "" => address.ip().to_string(),
+            named => named.to_owned(),
+        };
+        let defaults = INGRESS_PORTS.map(|(protocol, port)| (protocol.to_owned(), port));
+        let mut ingress_ports = BTreeMap::from(defaults);
+        for (protocol, port) in &message.ingress_ports {
+            let port = u16::try_from(*port)
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| {
+                    let message = format!("must be 1 to 65535, is {port}");
+                    FieldError::new(message)
+                        .in_key(protocol)
+                        .in_field("ingress_ports")
+                })?;
+            ingress_ports.insert(protocol.to_ascii_lowercase(), port);
+        }
+        let mut application_endpoints = BTreeMap::new();
+        for (protocol, endpoint) in &message.application_endpoints {
+            let port = endpoint
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none() {
+                let message = format!("must be host:port, is {endpoint:?}");
+                return Err(FieldError::new(message)
+                    .in_key(protocol)
+                    .in_field("application_endpoints"));
+            }
+            application_endpoints.insert(protocol.to_ascii_lowercase(), endpoint.clone());
+        }
+        Ok(Config {
+            address,
+            cluster_name: message.cluster_name.clone(),
+            instance_address,
+            ingress_ports,
+            publish_timeout: duration(
+                "publish_timeout",
+                message.publish_timeout.as_ref(),
+                PUBLISH_TIMEOUT,
+                (Duration::ZERO, PUBLISH_TIMEOUT_MAX),
+            )?,
+            lease_ttl: duration(
+                "lease_ttl",
+                message.lease_ttl.as_ref(),
+                LEASE_TTL,
+                (LEASE_TTL_MIN, Duration::from_secs(3600)),
+            )?,
+            application_endpoints,
+        })
+    }
+}
+
+fn duration(
+    field: &str,
+    message: Option<&api::google::protobuf::Duration>,
+    default: Duration,
+    (min, max): (Duration, Duration),
+) -> Result<Duration, FieldError> {
+    let Some(message) = message else {
+        return Ok(default);
+    };
+    let duration = api::time::duration(message).map_err(|e| e.in_field(field))?;
+    if duration < min || duration > max {
+        let message = format!("must be {min:?} to {max:?}, is {duration:?}");
+        return Err(FieldError::at(field, message));
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compile(json: serde_json::Value) -> Result<Config, String> {
+        let message: MeshRegistry = api::json::from_value(&json).map_err(|e| e.to_string())?;
+        Config::compile(&message).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn fills_in_the_defaults() -> Result<(), String> {
+        let config = compile(serde_json::json!({
+            "address": {"socket_address": {"address": "127.0.0.5", "port_value": 13330}},
+            "cluster_name": "registry",
+            "ingress_ports": {"tri": 50051},
+        }))?;
+        assert_eq!(config.instance_address, "127.0.0.5");
+        assert_eq!(config.publish_timeout, Duration::from_secs(3));
+        assert_eq!(config.lease_ttl, Duration::from_secs(15));
+        let ports: Vec<_> = config
+            .ingress_ports
+            .iter()
+            .map(|(p, n)| (p.as_str(), *n))
+            .collect();
+        assert_eq!(
+            ports,
+            [
+                ("bolt", 12200),
+                ("dubbo", 30800),
+                ("springcloud", 10080),
+                ("tri", 50051)
+            ]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        let address =
+            serde_json::json!({"socket_address": {"address": "0.0.0.0", "port_value": 13330}});
+        let cases = [
+            (
+                serde_json::json!({"cluster_name": "r"}),
+                "address: is required",
+            ),
+            (
+                serde_json::json!({"address": address}),
+                "cluster_name: is required",
+            ),
+            (
+                serde_json::json!({"address": address, "cluster_name": "r"}),
+                "instance_address: is required, because address is 0.0.0.0",
+            ),
+            (
+                serde_json::json!({"address": address, "cluster_name": "r", "instance_address": "a", "lease_ttl": "0.1s"}),
+                "lease_ttl: must be 1s to 3600s, is 100ms",
+            ),
+            (
+                serde_json::json!({"address": address, "cluster_name": "r", "instance_address": "a",
+                    "ingress_ports": {"bolt": 70000}}),
+                "ingress_ports[\"bolt\"]: must be 1 to 65535, is 70000",
+            ),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(compile(json).err().as_deref(), Some(expected));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The HTTP server that applications talk to. It answers with status 200 and `success: false` where SOFARPC should log the
+//! reason: of any other status its client logs the number only.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::mesh::registry::v1::{Instance, InstanceRef};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::agent::Agent;
+use super::config::Config;
+use super::service_id::ServiceId;
+use super::stopped;
+use super::wire::{Application, DATAS, Outcome, Publish, Service, Subscribed, provider_url};
+
+/// Bytes of a body.
+const BODY_BYTES: usize = 1024 * 1024;
+/// Connections at one time; the others wait in the kernel's queue.
+const CONNECTIONS: usize = 512;
+/// For the header of a request, and for its body.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed accept, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the handlers share.
+pub(super) struct Face {
+    pub(super) config: Config,
+    pub(super) agent: Arc<Agent>,
+    /// As the application has introduced itself; the last of several.
+    pub(super) app_name: Mutex<String>,
+}
+
+type Answer = Result<Response, Refusal>;
+
+/// An answer other than 200.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Refusal(status, message) = self;
+        let mut response = reply(&Outcome {
+            success: false,
+            error_message: message,
+        });
+        *response.status_mut() = status;
+        response
+    }
+}
+
+fn reply(document: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(document).unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    (headers, body).into_response()
+}
+
+fn outcome(result: Result<(), String>) -> Response {
+    reply(&Outcome {
+        success: result.is_ok(),
+        error_message: result.err().unwrap_or_default(),
+    })
+}
+
+fn router(face: Arc<Face>) -> Router {
+    Router::new()
+        .route("/configs/application", post(application))
+        .route("/services/publish", post(publish))
+        .route("/services/unpublish", post(unpublish))
+        .route("/services/subscribe", post(subscribe))
+        .route("/services/unsubscribe", post(unsubscribe))
+        .method_not_allowed_fallback(async || {
+            Refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only POST is known".to_owned(),
+            )
+        })
+        .fallback(async |request: Request| {
+            Refusal(
+                StatusCode::NOT_FOUND,
+                format!("there is no {}", request.uri().path()),
+            )
+        })
+        .with_state(face)
+}
+
+/// Reads a JSON body, whatever its type is said to be: SOFARPC says `text/plain`, curl a form.
+async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
+    let body = Limited::new(request.into_body(), BODY_BYTES).collect();
+    let body: Bytes = match tokio::time::timeout(READ_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let message = format!("a body may have {BODY_BYTES} bytes at most");
+            return Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, message));
+        }
+        Ok(Err(error)) => {
+            let message = format!("the body cannot be read: {error}");
+            return Err(Refusal(StatusCode::BAD_REQUEST, message));
+        }
+        Err(_) => {
+            let message = format!("the body did not come within {READ_TIMEOUT:?}");
+            return Err(Refusal(StatusCode::REQUEST_TIMEOUT, message));
+        }
+    };
+    let parsed = serde_json::from_slice(&body);
+    parsed.map_err(|error| {
+        Refusal(
+            StatusCode::BAD_REQUEST,
+            format!("the body is not what is expected: {error}"),
+        )
+    })
+}
+
+async fn application(State(face): State<Arc<Face>>, request: Request) -> Answer {
+    let application: Application = read(request).await?;
+    if let Some(name) = application.app_name {
+        tracing::debug!(name, "an application introduced itself");
+        *face.app_name.lock().unwrap_or_else(PoisonError::into_inner) = name;
+    }
+    Ok(outcome(Ok(())))
+}
+
+async fn publish(State(face): State<Arc<Face>>, request: Request) -> Answer {
+    let publish: Publish = read(request).await?;
+    let app = face
+        .app_name
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let located = publish.service().and_then(|id| Ok((face.locate(&id)?, id)));
+    let result = match located {
+        Err(why) => Err(why),
+        Ok((located, id)) => {
+            let instance = Instance {
+                id: located.id,
+                address: face.config.instance_address.clone(),
+                port: u32::from(located.port),
+                ..publish.into_instance(&id, &app)
+            };
+            face.agent
+                .publish(instance, face.config.publish_timeout)
+                .await
+        }
+    };
+    Ok(outcome(result))
+}
+
+async fn unpublish(State(face): State<Arc<Face>>, request: Request) -> Answer {
+    let service: Service = read(request).await?;
+    let located = service.service().and_then(|id| Ok((face.locate(&id)?, id)));
+    let result = match located {
+        Err(why) => Err(why),
+        Ok((located, id)) => {
+            let reference = InstanceRef {
+                protocol: id.protocol,
+                service: id.name,
+                id: located.id,
+            };
+            face.agent
+                .unpublish(&reference, face.config.publish_timeout)
+                .await
+        }
+    };
+    Ok(outcome(result))
+}
+
+/// A subscription succeeds without a provider and without a registry: providers may come later, and SOFARPC would not ask
+/// again.
+async fn subscribe(State(face): State<Arc<Face>>, request: Request) -> Answer {
+    let service: Service = read(request).await?;
+    let (datas, error_message) = match service.service() {
+        Err(why) => (None, why),
+        Ok(id) => {
+            let providers = face.agent.providers(&id).await;
+            (
+                Some(providers.iter().take(DATAS).map(provider_url).collect()),
+                String::new(),
+            )
+        }
+    };
+    Ok(reply(&Subscribed {
+        service_name: service.name().to_owned(),
+        success: datas.is_some(),
+        datas: datas.unwrap_or_default(),
+        error_message,
+    }))
+}
+
+async fn unsubscribe(State(face): State<Arc<Face>>, request: Request) -> Answer {
+    let service: Service = read(request).await?;
+    let id = service.service();
+    if let Ok(id) = &id {
+        face.agent.unsubscribe(id);
+    }
+    Ok(outcome(id.map(drop)))
+}
+
+/// Where this sidecar takes the calls of a service.
+struct Located {
+    port: u16,
+    /// The instance's id: one for each version and group at this address.
+    id: String,
+}
+
+impl Face {
+    fn locate(&self, id: &ServiceId) -> Result<Located, String> {
+        let Some(port) = self.config.ingress_ports.get(&id.protocol) else {
+            let known: Vec<&str> = self
+                .config
+                .ingress_ports
+                .keys()
+                .map(String::as_str)
+                .collect();
+            return Err(format!(
+                "the sidecar has no ingress port for protocol {:?}; it has {}",
+                id.protocol,
+                known.join(", ")
+            ));
+        };
+        let mut instance_id = format!("{}:{port}~{}", self.config.instance_address, id.version);
+        if !id.group.is_empty() {
+            instance_id.push('~');
+            instance_id.push_str(&id.group);
+        }
+        Ok(Located {
+            port: *port,
+            id: instance_id,
+        })
+    }
+}
+
+/// Serves until `stop` becomes true.
+pub(super) async fn serve(listener: TcpListener, face: Arc<Face>, mut stop: watch::Receiver<bool>) {
+    let router = router(face);
+    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &free) => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = stopped(&mut stop) => return,
+        };
+        let Some((stream, permit)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(TokioTimer::new())
+                .header_read_timeout(READ_TIMEOUT);
+            // An error is the client's: it has gone or sent something that is not HTTP.
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    free: &Arc<Semaphore>,
+) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = free.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, permit)),
+        Err(error) => {
+            tracing::warn!(%error, "the registry's server cannot accept");
+            None
+        }
+    }
+}
