@@ -232,6 +232,14 @@ fn println(line: &str) {
 }
 
 impl State {
+    /// Tells every worker; `make` is called once for each.
+    pub fn tell(&self, make: impl Fn() -> Command) {
+        for worker in &self.workers {
+            // A worker that has ended needs no commands.
+            let _ = worker.send(make());
+        }
+    }
+
     fn config_name(&self) -> String {
         self.flags
             .config_path

@@ -89,6 +89,8 @@ pub enum Command {
     RemoveListener(Arc<str>),
     /// Asks every connection to finish, without closing the sockets that listen.
     DrainListeners,
+    /// Asks every connection of one listener to finish, without closing its socket.
+    DrainListener(Arc<str>),
     /// Answers with the state of every cluster.
     ClusterStatus(oneshot::Sender<Vec<ClusterStatus>>),
     /// Stops accepting, drains, and ends when nothing is left or after this time.
@@ -227,6 +229,11 @@ impl Worker {
             Command::RemoveListener(name) => {
                 if let Some(handle) = self.listeners.borrow_mut().remove(&name) {
                     handle.stop();
+                }
+            }
+            Command::DrainListener(name) => {
+                if let Some(handle) = self.listeners.borrow().get(&name) {
+                    handle.drain();
                 }
             }
             Command::DrainListeners => {
