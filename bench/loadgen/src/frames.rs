@@ -1,17 +1,22 @@
 //! Prepared calls and answers, and the cutting of a byte stream into them. All calls of a run are the same frame with
 //! another id, so that the generator costs as little as it can.
 
-use anyhow::bail;
+use wire::bolt::sofarpc::{Answer as SofaAnswer, Call as SofaCall};
+use wire::bolt::{self, Head as BoltHead, Kind as BoltKind, Parts};
+use wire::dubbo::message::{Invocation, Reply};
+use wire::dubbo::write::Kind as DubboKind;
+use wire::dubbo::{self, Head as DubboHead};
+use wire::frame::{Limits, Next};
+use wire::hessian2::Value;
 
 use crate::Protocol;
 
 /// The interface that all calls name; the configurations in bench/ route it.
-pub(crate) const INTERFACE: &str = "bench.Echo";
-
-const BOLT_REQUEST_HEAD: usize = 22;
-const BOLT_RESPONSE_HEAD: usize = 20;
-const DUBBO_HEAD: usize = 16;
-/// Where the id is: (offset, width) in bytes.
+const INTERFACE: &str = "bench.Echo";
+const METHOD: &str = "echo";
+const ARGUMENT: &str = "a short argument of the call";
+const TIMEOUT_MS: i32 = 3000;
+/// Where the id is in a frame: (offset, width) in bytes.
 const BOLT_ID: (usize, usize) = (5, 4);
 const DUBBO_ID: (usize, usize) = (4, 8);
 
@@ -30,38 +35,81 @@ impl Template {
                 bytes: b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n".to_vec(),
                 id: None,
             },
-            Protocol::Bolt => Self {
-                bytes: bolt_request(),
-                id: Some(BOLT_ID),
-            },
-            Protocol::Dubbo => Self {
-                bytes: dubbo_request(),
-                id: Some(DUBBO_ID),
-            },
+            Protocol::Bolt => {
+                let call = SofaCall {
+                    service: format!("{INTERFACE}:1.0"),
+                    method: METHOD.to_owned(),
+                    types: vec!["java.lang.String".to_owned()],
+                    args: vec![Value::from(ARGUMENT)],
+                    props: Value::Null,
+                };
+                // What a stock SOFARPC client sends besides.
+                let headers = [("type", "sync"), ("app", "bench"), ("protocol", "bolt")];
+                let mut bytes = Vec::new();
+                call.write(
+                    &mut bytes,
+                    BoltKind::Request,
+                    TIMEOUT_MS,
+                    &Parts::v1(0),
+                    &headers,
+                );
+                Self {
+                    bytes,
+                    id: Some(BOLT_ID),
+                }
+            }
+            Protocol::Dubbo => {
+                let pairs = [
+                    ("path", INTERFACE),
+                    ("interface", INTERFACE),
+                    ("version", "0.0.0"),
+                    ("timeout", "3000"),
+                    ("remote.application", "bench"),
+                ];
+                let call = Invocation {
+                    path: INTERFACE.to_owned(),
+                    version: "0.0.0".to_owned(),
+                    method: METHOD.to_owned(),
+                    descriptor: "Ljava/lang/String;".to_owned(),
+                    args: vec![Value::from(ARGUMENT)],
+                    attachments: pairs
+                        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                        .to_vec(),
+                };
+                let mut bytes = Vec::new();
+                call.write(&mut bytes, DubboKind::Call, 0);
+                Self {
+                    bytes,
+                    id: Some(DUBBO_ID),
+                }
+            }
         }
     }
 
-    /// The answer of the server, with a body of `size` bytes.
+    /// The answer of the server, with a text of `size` bytes.
     pub(crate) fn answer(protocol: Protocol, size: usize) -> Self {
-        let body = vec![b'x'; size];
-        match protocol {
+        let text = "x".repeat(size);
+        let mut bytes = Vec::new();
+        let id = match protocol {
             Protocol::Http => {
-                let mut bytes = format!(
+                let head = format!(
                     "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {size}\r\n\r\n"
-                )
-                .into_bytes();
-                bytes.extend(body);
-                Self { bytes, id: None }
+                );
+                bytes.extend(head.bytes().chain(text.bytes()));
+                None
             }
-            Protocol::Bolt => Self {
-                bytes: bolt_answer(&body),
-                id: Some(BOLT_ID),
-            },
-            Protocol::Dubbo => Self {
-                bytes: dubbo_answer(&body),
-                id: Some(DUBBO_ID),
-            },
-        }
+            Protocol::Bolt => {
+                let answer = SofaAnswer::ok(Value::String(text));
+                answer.write(&mut bytes, &Parts::v1(0), false, &[]);
+                Some(BOLT_ID)
+            }
+            Protocol::Dubbo => {
+                let reply = Reply::Value(Value::String(text));
+                reply.write(&mut bytes, 0, &[("dubbo", "2.0.2")]);
+                Some(DUBBO_ID)
+            }
+        };
+        Self { bytes, id }
     }
 
     /// Appends the frame with this id to the output.
@@ -107,72 +155,55 @@ impl Frames {
         &mut self.input
     }
 
-    /// The id of the next whole call, if it has arrived.
+    /// The id of the next whole call, if it has arrived; 0 for HTTP, which has none.
     pub(crate) fn next_request(&mut self) -> anyhow::Result<Option<u64>> {
-        let rest = &self.input[self.used..];
-        let (id, length) = match self.protocol {
-            Protocol::Http => match find(rest, b"\r\n\r\n") {
-                Some(end) => (0, end + 4),
-                None => return Ok(None),
-            },
-            Protocol::Bolt => match bolt_length(rest)? {
-                Some(length) => (number(rest, BOLT_ID), length),
-                None => return Ok(None),
-            },
-            Protocol::Dubbo => match dubbo_length(rest)? {
-                Some(length) => (number(rest, DUBBO_ID), length),
-                None => return Ok(None),
-            },
-        };
-        if rest.len() < length {
-            return Ok(None);
+        if self.protocol == Protocol::Http {
+            // The calls have no bodies.
+            let end = find(&self.input[self.used..], b"\r\n\r\n");
+            self.used += end.map_or(0, |end| end + 4);
+            return Ok(end.map(|_| 0));
         }
-        self.used += length;
-        Ok(Some(id))
+        Ok(self.next_answer()?.map(|frame| frame.id))
     }
 
     /// The next whole answer, if it has arrived.
     pub(crate) fn next_answer(&mut self) -> anyhow::Result<Option<Answer>> {
         let rest = &self.input[self.used..];
-        let (answer, length) = match self.protocol {
-            Protocol::Http => match http_answer(rest)? {
-                Some(found) => found,
-                None => return Ok(None),
-            },
-            Protocol::Bolt => {
-                let Some(length) = bolt_length(rest)? else {
-                    return Ok(None);
-                };
-                let id = number(rest, BOLT_ID);
-                let success = number(rest, (10, 2)) == 0;
-                (Answer { id, success }, length)
-            }
-            Protocol::Dubbo => {
-                let Some(length) = dubbo_length(rest)? else {
-                    return Ok(None);
-                };
-                let id = number(rest, DUBBO_ID);
-                let success = rest[3] == 20;
-                (Answer { id, success }, length)
-            }
-        };
-        if rest.len() < length {
+        if rest.is_empty() {
             return Ok(None);
         }
+        let limits = Limits::default();
+        let next = match self.protocol {
+            Protocol::Http => match http_answer(rest)? {
+                Some((answer, length)) if length <= rest.len() => {
+                    self.used += length;
+                    return Ok(Some(answer));
+                }
+                _ => return Ok(None),
+            },
+            Protocol::Bolt => bolt::next_frame(rest, &limits)?,
+            Protocol::Dubbo => dubbo::next_frame(rest, &limits)?,
+        };
+        let Next::Frame(length) = next else {
+            return Ok(None);
+        };
+        let frame = &rest[..length];
+        let answer = if self.protocol == Protocol::Bolt {
+            let head = BoltHead::parse(frame)?;
+            Answer {
+                id: u64::from(head.id),
+                success: head.status == bolt::status::SUCCESS,
+            }
+        } else {
+            let head = DubboHead::parse(frame)?;
+            Answer {
+                id: head.id,
+                success: head.status == dubbo::status::OK,
+            }
+        };
         self.used += length;
         Ok(Some(answer))
     }
-}
-
-/// The big-endian number at (offset, width); the frame's head is known to be there.
-fn number(bytes: &[u8], (offset, width): (usize, usize)) -> u64 {
-    bytes[offset..offset + width]
-        .iter()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte))
-}
-
-fn length_field(bytes: &[u8], at: (usize, usize)) -> usize {
-    usize::try_from(number(bytes, at)).unwrap_or(usize::MAX / 2)
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
@@ -181,43 +212,7 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
         .position(|window| window == pattern)
 }
 
-fn bolt_length(rest: &[u8]) -> anyhow::Result<Option<usize>> {
-    if rest.len() < BOLT_RESPONSE_HEAD {
-        return Ok(None);
-    }
-    if rest[0] != 1 {
-        bail!(
-            "the peer does not speak Bolt v1: first byte {:#04x}",
-            rest[0]
-        );
-    }
-    let (head, lengths) = if rest[1] == 0 {
-        (BOLT_RESPONSE_HEAD, 12)
-    } else {
-        (BOLT_REQUEST_HEAD, 14)
-    };
-    if rest.len() < head {
-        return Ok(None);
-    }
-    let class = length_field(rest, (lengths, 2));
-    let header = length_field(rest, (lengths + 2, 2));
-    let content = length_field(rest, (lengths + 4, 4));
-    Ok(Some(head + class + header + content))
-}
-
-fn dubbo_length(rest: &[u8]) -> anyhow::Result<Option<usize>> {
-    if rest.len() < DUBBO_HEAD {
-        return Ok(None);
-    }
-    if rest[..2] != [0xda, 0xbb] {
-        bail!(
-            "the peer does not speak Dubbo: first bytes {:02x?}",
-            &rest[..2]
-        );
-    }
-    Ok(Some(DUBBO_HEAD + length_field(rest, (12, 4))))
-}
-
+/// The answer at the start of the bytes and its length, if its head is complete.
 fn http_answer(rest: &[u8]) -> anyhow::Result<Option<(Answer, usize)>> {
     let Some(end) = find(rest, b"\r\n\r\n") else {
         return Ok(None);
@@ -231,103 +226,20 @@ fn http_answer(rest: &[u8]) -> anyhow::Result<Option<(Answer, usize)>> {
     Ok(Some((Answer { id: 0, success }, end + 4 + body)))
 }
 
-fn bolt_request() -> Vec<u8> {
-    let class = b"com.alipay.sofa.rpc.core.request.SofaRequest";
-    let service = format!("{INTERFACE}:1.0");
-    let mut header = Vec::new();
-    for (key, value) in [
-        ("service", service.as_str()),
-        ("sofa_head_target_service", service.as_str()),
-        ("sofa_head_method_name", "echo"),
-        ("type", "sync"),
-        ("app", "bench"),
-        ("protocol", "bolt"),
-    ] {
-        for text in [key, value] {
-            header.extend(u32::try_from(text.len()).unwrap_or(0).to_be_bytes());
-            header.extend(text.as_bytes());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_back_what_it_writes() {
+        for protocol in [Protocol::Bolt, Protocol::Dubbo] {
+            let mut frames = Frames::new(protocol);
+            Template::request(protocol).append(7, frames.input());
+            assert_eq!(frames.next_request().expect("a call"), Some(7));
+            Template::answer(protocol, 1024).append(9, frames.input());
+            let answer = frames.next_answer().expect("an answer").expect("complete");
+            assert_eq!((answer.id, answer.success), (9, true));
+            assert!(frames.next_answer().expect("nothing wrong").is_none());
         }
     }
-    let content = [b'x'; 128];
-    let mut frame = vec![1, 1, 0, 1, 1, 0, 0, 0, 0, 1];
-    frame.extend(3000u32.to_be_bytes());
-    frame.extend(u16::try_from(class.len()).unwrap_or(0).to_be_bytes());
-    frame.extend(u16::try_from(header.len()).unwrap_or(0).to_be_bytes());
-    frame.extend(u32::try_from(content.len()).unwrap_or(0).to_be_bytes());
-    frame.extend(class);
-    frame.extend(header);
-    frame.extend(content);
-    frame
-}
-
-fn bolt_answer(content: &[u8]) -> Vec<u8> {
-    let class = b"com.alipay.sofa.rpc.core.response.SofaResponse";
-    let mut frame = vec![1, 0, 0, 2, 1, 0, 0, 0, 0, 1, 0, 0];
-    frame.extend(u16::try_from(class.len()).unwrap_or(0).to_be_bytes());
-    frame.extend(0u16.to_be_bytes());
-    frame.extend(u32::try_from(content.len()).unwrap_or(0).to_be_bytes());
-    frame.extend(class);
-    frame.extend(content);
-    frame
-}
-
-/// A Hessian2 string of ASCII characters.
-fn hessian_string(text: &[u8], output: &mut Vec<u8>) {
-    match u8::try_from(text.len()) {
-        Ok(length) if length < 32 => output.push(length),
-        _ => {
-            output.push(b'S');
-            output.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
-        }
-    }
-    output.extend_from_slice(text);
-}
-
-fn dubbo_frame(flags: u8, status: u8, body: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0xda, 0xbb, flags, status, 0, 0, 0, 0, 0, 0, 0, 0];
-    frame.extend(u32::try_from(body.len()).unwrap_or(0).to_be_bytes());
-    frame.extend(body);
-    frame
-}
-
-fn dubbo_request() -> Vec<u8> {
-    let mut body = Vec::new();
-    for text in [
-        "2.0.2",
-        INTERFACE,
-        "0.0.0",
-        "echo",
-        "Ljava/lang/String;",
-        "a short argument of the call",
-    ] {
-        hessian_string(text.as_bytes(), &mut body);
-    }
-    body.push(b'H');
-    for text in [
-        "path",
-        INTERFACE,
-        "interface",
-        INTERFACE,
-        "version",
-        "0.0.0",
-        "timeout",
-        "3000",
-        "remote.application",
-        "bench",
-    ] {
-        hessian_string(text.as_bytes(), &mut body);
-    }
-    body.push(b'Z');
-    dubbo_frame(0xc2, 0, &body)
-}
-
-fn dubbo_answer(content: &[u8]) -> Vec<u8> {
-    // 0x94: a value and attachments follow.
-    let mut body = vec![0x94];
-    hessian_string(content, &mut body);
-    body.push(b'H');
-    hessian_string(b"dubbo", &mut body);
-    hessian_string(b"2.0.2", &mut body);
-    body.push(b'Z');
-    dubbo_frame(0x02, 20, &body)
 }

@@ -144,6 +144,11 @@ pub(crate) struct ProxyStatusOptions {
 }
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  meshctl proxy-config listeners web-v1            # a proxy of `meshctl up`
+  meshctl proxy-config routes 127.0.0.1:15000      # any mosn or Envoy, by its admin address
+  curl 127.0.0.1:15000/config_dump?include_eds > dump.json
+  meshctl proxy-config endpoints --file dump.json  # what a proxy had as its configuration")]
 pub(crate) struct ProxyConfigOptions {
     #[command(subcommand)]
     pub(crate) what: ProxyConfigCommand,
@@ -238,6 +243,9 @@ pub(crate) struct ProxySource {
 }
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  meshctl registry list
+  meshctl registry watch --service demo.PriceService")]
 pub(crate) struct RegistryOptions {
     #[command(subcommand)]
     pub(crate) what: RegistryCommand,

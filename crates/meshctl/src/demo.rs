@@ -76,3 +76,6 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<()> {
 fn answer(name: &str, user: &str, argument: &str) -> String {
     format!("{name}|{user}|{argument}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,17 +127,17 @@ impl Server {
         format!("{} at {}", self.what, self.address)
     }
 
-    /// The server's own words if it gave some: plain text, or the `message`, `error` or `detail` of a JSON object.
+    /// The server's own words if it gave some: plain text, or the `message` or `errorMessage` of a JSON object, with
+    /// the `field` that it names.
     fn refusal(&self, status: StatusCode, path: &str, body: &[u8]) -> String {
         let text = String::from_utf8_lossy(body);
-        let said = serde_json::from_slice::<Value>(body)
-            .ok()
-            .and_then(|value| {
-                ["message", "errorMessage", "detail", "error"]
-                    .iter()
-                    .find_map(|key| Some(value.get(key)?.as_str()?.to_owned()))
-            })
-            .unwrap_or_else(|| text.trim().chars().take(500).collect());
+        let document = serde_json::from_slice::<Value>(body).unwrap_or_default();
+        let word = |key: &str| document.get(key).and_then(Value::as_str);
+        let said = match (word("message").or(word("errorMessage")), word("field")) {
+            (Some(message), Some(field)) => format!("{field} {message}"),
+            (Some(message), None) => message.to_owned(),
+            (None, _) => text.trim().chars().take(500).collect(),
+        };
         let reason = if said.is_empty() {
             String::new()
         } else {

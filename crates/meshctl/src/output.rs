@@ -82,13 +82,10 @@ impl Table {
         self.rows.push(cells.to_vec());
     }
 
-    /// Sorts by the cells from left to right, numbers by their value.
+    /// Sorts by the cells from left to right, the numbers in them by their value.
     pub(crate) fn sort(&mut self) {
-        self.rows.sort_by_cached_key(|row| {
-            row.iter()
-                .map(|cell| (cell.parse::<u64>().unwrap_or(u64::MAX), cell.clone()))
-                .collect::<Vec<_>>()
-        });
+        self.rows
+            .sort_by_cached_key(|row| row.iter().map(|cell| pieces(cell)).collect::<Vec<_>>());
     }
 
     /// Whether nothing was added.
@@ -114,6 +111,31 @@ impl Table {
     }
 }
 
+/// A run of digits, or of anything else.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Piece {
+    Number(u64),
+    Text(String),
+}
+
+fn pieces(cell: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut rest = cell;
+    while let Some(first) = rest.chars().next() {
+        let digits = first.is_ascii_digit();
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() != digits)
+            .unwrap_or(rest.len());
+        let (piece, tail) = rest.split_at(end);
+        pieces.push(match piece.parse() {
+            Ok(number) => Piece::Number(number),
+            Err(_) => Piece::Text(piece.to_owned()),
+        });
+        rest = tail;
+    }
+    pieces
+}
+
 fn push_row(
     text: &mut String,
     cells: &[String],
@@ -131,6 +153,7 @@ fn push_row(
             text.extend(std::iter::repeat_n(' ', padding));
         }
     }
+    text.truncate(text.trim_end().len());
     text.push('\n');
 }
 
@@ -182,12 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_sorted_as_numbers() {
-        let mut table = Table::new(["PORT"]);
-        table.row(["10080".into()]);
-        table.row(["80".into()]);
+    fn numbers_are_sorted_by_their_value() {
+        let mut table = Table::new(["ENDPOINT"]);
+        for cell in ["127.0.0.11:80", "127.0.0.1:10080", "127.0.0.1:80"] {
+            table.row([cell.into()]);
+        }
         table.sort();
-        assert_eq!(table.render(|_, _| None), "PORT\n80\n10080\n");
+        assert_eq!(
+            table.render(|_, _| None),
+            "ENDPOINT\n127.0.0.1:80\n127.0.0.1:10080\n127.0.0.11:80\n"
+        );
     }
 
     #[test]

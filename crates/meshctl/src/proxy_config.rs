@@ -81,11 +81,7 @@ fn show(
     colour: impl Fn(usize, &str) -> Option<Colour>,
 ) -> anyhow::Result<()> {
     match format {
-        Format::Table => {
-            let mut table = table(&found);
-            table.sort();
-            output::table(&table, colour)
-        }
+        Format::Table => output::table(&table(&found), colour),
         Format::Json | Format::Yaml => output::document(&Value::Array(found), format),
     }
 }

@@ -88,6 +88,7 @@ pub(super) fn table(clusters: &[Value]) -> Table {
             destination_rule(cluster),
         ]);
     }
+    table.sort();
     table
 }
 

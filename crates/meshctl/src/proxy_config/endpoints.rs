@@ -64,17 +64,22 @@ fn from_dump(dump: &Dump) -> Vec<Value> {
                     "" | "UNKNOWN" => "HEALTHY",
                     status => status,
                 };
-                let entry = json!({
-                    "cluster": assignment["cluster_name"],
-                    "address": address,
-                    "port": port,
-                    "status": status,
-                    "outlier_check": "OK",
-                    "weight": endpoint["load_balancing_weight"],
-                });
+                let cluster = &assignment["cluster_name"];
                 // Envoy lists the endpoints of a static cluster in both sections.
-                if !found.contains(&entry) {
-                    found.push(entry);
+                let known = found.iter().any(|known| {
+                    known["cluster"] == *cluster
+                        && known["address"] == address
+                        && known["port"] == port
+                });
+                if !known {
+                    found.push(json!({
+                        "cluster": cluster,
+                        "address": address,
+                        "port": port,
+                        "status": status,
+                        "outlier_check": "OK",
+                        "weight": endpoint["load_balancing_weight"],
+                    }));
                 }
             }
         }
@@ -121,5 +126,6 @@ pub(super) fn table(endpoints: &[Value]) -> Table {
             text(endpoint, &["cluster"]).to_owned(),
         ]);
     }
+    table.sort();
     table
 }

@@ -45,6 +45,7 @@ pub(super) fn table(listeners: &[Value]) -> Table {
             ]);
         }
     }
+    table.sort();
     table
 }
 

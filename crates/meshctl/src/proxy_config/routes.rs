@@ -13,7 +13,7 @@ pub(super) fn select(dump: &Dump, name: Option<&str>) -> Vec<Value> {
     found
 }
 
-/// One row for each route.
+/// One row for each route, in their order: the first that matches a call is taken.
 pub(super) fn table(configs: &[Value]) -> Table {
     let mut table = Table::new([
         "NAME",

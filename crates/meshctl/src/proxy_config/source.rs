@@ -39,11 +39,11 @@ impl Dump {
         }
     }
 
-    /// The section whose type ends with this word, e.g. `ListenersConfigDump`; null if there is none.
+    /// The section of this type, e.g. `ListenersConfigDump`; null if there is none.
     pub(super) fn section(&self, type_name: &str) -> &Value {
         self.configs
             .iter()
-            .find(|section| text(section, &["@type"]).ends_with(type_name))
+            .find(|section| text(section, &["@type"]).rsplit('.').next() == Some(type_name))
             .unwrap_or(&Value::Null)
     }
 

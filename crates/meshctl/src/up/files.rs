@@ -270,6 +270,7 @@ fn bootstrap(plan: &Plan, app: &Application) -> anyhow::Result<String> {
                 "NAME": name,
                 "NAMESPACE": NAMESPACE,
                 "INSTANCE_IPS": app.address.to_string(),
+                "INTERCEPTION_MODE": "NONE",
                 "LABELS": { "app": app.app, "version": app.version, RELEASE: app.version },
             },
         },
@@ -280,8 +281,8 @@ fn bootstrap(plan: &Plan, app: &Application) -> anyhow::Result<String> {
                 "transport_api_version": "V3",
                 "grpc_services": [{ "envoy_grpc": { "cluster_name": "xds-grpc" } }],
             },
-            "lds_config": { "ads": {}, "resource_api_version": "V3" },
-            "cds_config": { "ads": {}, "resource_api_version": "V3" },
+            "lds_config": { "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" },
+            "cds_config": { "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" },
         },
         "static_resources": {
             "clusters": [{
