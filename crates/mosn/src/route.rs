@@ -17,7 +17,6 @@ mod tests;
 mod text_match;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +55,11 @@ pub trait RequestView {
     fn scheme(&self) -> &[u8];
     /// A header by its lower-case name, several values joined by commas. Pseudo headers are not asked for.
     fn header(&self, lower: &str) -> Option<Cow<'_, [u8]>>;
+    /// Whether `test` accepts any one of a header's values; `None` if there is no such header. To be implemented where
+    /// a header can have several values.
+    fn any_value(&self, lower: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> Option<bool> {
+        self.header(lower).map(|value| test(&value))
+    }
 }
 
 /// A compiled route configuration.
@@ -141,17 +145,9 @@ impl Table {
             .max_direct_response_body_size_bytes
             .unwrap_or(DEFAULT_DIRECT_RESPONSE_BYTES);
         let mut domains = Domains::default();
-        let mut names = BTreeSet::new();
         let mut virtual_hosts = Vec::with_capacity(config.virtual_hosts.len());
         for (index, host) in config.virtual_hosts.iter().enumerate() {
             let place = |error: FieldError| error.in_index(index).in_field("virtual_hosts");
-            if !names.insert(host.name.as_str()) {
-                let text = format!(
-                    "only unique names for virtual hosts are permitted: duplicate entry {}",
-                    host.name
-                );
-                return Err(place(FieldError::at("name", text)));
-            }
             for (at, domain) in host.domains.iter().enumerate() {
                 domains
                     .insert(domain, index as u32)
@@ -439,12 +435,20 @@ impl<'t> Entry<'t> {
 
 /// A header or, with a colon before its name, a word of the request.
 fn header<'r, R: RequestView>(request: &'r R, lower: &str) -> Option<Cow<'r, [u8]>> {
+    match request_word(request, lower) {
+        Some(word) => Some(Cow::Borrowed(word)),
+        None => request.header(lower),
+    }
+}
+
+/// What a pseudo header stands for.
+fn request_word<'r, R: RequestView>(request: &'r R, lower: &str) -> Option<&'r [u8]> {
     match lower {
-        ":authority" | "host" => Some(Cow::Borrowed(request.authority())),
-        ":path" => Some(Cow::Borrowed(request.path())),
-        ":method" => Some(Cow::Borrowed(request.method())),
-        ":scheme" => Some(Cow::Borrowed(request.scheme())),
-        lower => request.header(lower),
+        ":authority" | "host" => Some(request.authority()),
+        ":path" => Some(request.path()),
+        ":method" => Some(request.method()),
+        ":scheme" => Some(request.scheme()),
+        _ => None,
     }
 }
 
@@ -455,16 +459,12 @@ fn without_query(path: &[u8]) -> &[u8] {
     }
 }
 
+/// As Envoy does it: whatever stands behind the last colon, unless that is inside of an IPv6 address.
 fn without_port(authority: &[u8]) -> &[u8] {
-    let colon = match authority.first() {
-        Some(b'[') => memchr::memmem::rfind(authority, b"]:").map(|at| at + 1),
-        _ => memchr::memchr(b':', authority),
-    };
-    let Some((host, port)) = colon.and_then(|at| authority.split_at_checked(at)) else {
-        return authority;
-    };
-    let is_port = port.len() > 1 && port.iter().skip(1).all(u8::is_ascii_digit);
-    if is_port { host } else { authority }
+    match memchr::memrchr2(b':', b']', authority).and_then(|at| authority.split_at_checked(at)) {
+        Some((host, [b':', ..])) => host,
+        _ => authority,
+    }
 }
 
 fn duration_field(

@@ -19,7 +19,6 @@ impl Domains {
     pub(super) fn insert(&mut self, domain: &str, index: u32) -> Result<(), FieldError> {
         let lower = domain.to_ascii_lowercase();
         let fresh = match (lower.strip_prefix('*'), lower.strip_suffix('*')) {
-            _ if lower.is_empty() => return Err(FieldError::new("must not be empty")),
             (Some(""), _) => {
                 if self.any.replace(index).is_some() {
                     return Err(FieldError::new(

@@ -6,9 +6,9 @@ use api::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use api::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use api::envoy::config::route::v3::{HeaderMatcher as Header, QueryParameterMatcher};
 use base::FieldError;
-use percent_encoding::percent_decode;
 
 use super::text_match::{TextMatcher, full_regex};
+use super::{RequestView, request_word};
 
 /// A condition on one header.
 #[derive(Debug)]
@@ -77,17 +77,38 @@ impl HeaderMatcher {
 
     /// Whether the condition holds, given how to look a header up by its lower-case name.
     pub fn matches<'h>(&self, header: impl FnOnce(&str) -> Option<Cow<'h, [u8]>>) -> bool {
-        let value = header(&self.name);
-        let found = match (&self.rule, value.as_deref()) {
-            (HeaderRule::Present(wanted), value) => {
-                (value.is_some() || self.missing_is_empty) == *wanted
+        self.holds(header(&self.name).map(|value| self.accepts(&value)))
+    }
+
+    /// Whether the condition holds for a request: as in Envoy, for any one of the header's values; inverted, for none.
+    pub fn matches_request<R: RequestView>(&self, request: &R) -> bool {
+        match request_word(request, &self.name) {
+            Some(word) => self.holds(Some(self.accepts(word))),
+            None => self.holds(request.any_value(&self.name, &mut |value| self.accepts(value))),
+        }
+    }
+
+    /// `accepted` says whether some value is accepted; `None`: there is no value.
+    fn holds(&self, accepted: Option<bool>) -> bool {
+        let found = match (&self.rule, accepted) {
+            (HeaderRule::Present(wanted), accepted) => {
+                (accepted.is_some() || self.missing_is_empty) == *wanted
             }
-            (_, None) if !self.missing_is_empty => return false,
-            (HeaderRule::Text(matcher), value) => matcher.matches(value.unwrap_or_default()),
-            (HeaderRule::Range { start, end }, value) => number(value.unwrap_or_default())
-                .is_some_and(|number| (*start..*end).contains(&number)),
+            (_, Some(accepted)) => accepted,
+            (_, None) if self.missing_is_empty => self.accepts(&[]),
+            (_, None) => return false,
         };
         found != self.invert
+    }
+
+    fn accepts(&self, value: &[u8]) -> bool {
+        match &self.rule {
+            HeaderRule::Present(_) => true,
+            HeaderRule::Text(matcher) => matcher.matches(value),
+            HeaderRule::Range { start, end } => {
+                number(value).is_some_and(|number| (*start..*end).contains(&number))
+            }
+        }
     }
 }
 
@@ -129,25 +150,22 @@ impl QueryMatcher {
         })
     }
 
-    /// Whether the condition holds for a query, given without its question mark.
+    /// Whether the condition holds for a query, given without its question mark. As in Envoy the first value counts, and
+    /// nothing is decoded.
     pub(super) fn matches(&self, query: &[u8]) -> bool {
         let value = query.split(|byte| *byte == b'&').find_map(|part| {
             let (name, value) = match memchr::memchr(b'=', part) {
                 Some(at) => (part.get(..at)?, part.get(at + 1..)?),
                 None => (part, &[][..]),
             };
-            (*decoded(name) == *self.name).then_some(value)
+            (*name == *self.name).then_some(value)
         });
         match (&self.rule, value) {
             (QueryRule::Present(wanted), value) => value.is_some() == *wanted,
-            (QueryRule::Text(matcher), Some(value)) => matcher.matches(&decoded(value)),
+            (QueryRule::Text(matcher), Some(value)) => matcher.matches(value),
             (QueryRule::Text(_), None) => false,
         }
     }
-}
-
-fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
-    percent_decode(text).into()
 }
 
 #[cfg(test)]
@@ -275,20 +293,21 @@ mod tests {
             .unwrap();
             let found = matcher.matches(|lower| {
                 assert_eq!(lower, "x-test");
-                value.map(|value: &str| value.as_bytes().into())
+                value.map(|value| value.as_bytes().into())
             });
             assert_eq!(found, expected, "{name}");
         }
     }
 
     #[test]
-    fn query_parameters_are_decoded() {
-        let matcher = QueryMatcher {
-            name: b"a b"[..].into(),
-            rule: QueryRule::Text(TextMatcher::exact("x&y")),
+    fn the_first_query_parameter_counts_as_it_is_written() {
+        let matcher = |name: &str, value: &str| QueryMatcher {
+            name: name.as_bytes().into(),
+            rule: QueryRule::Text(TextMatcher::exact(value)),
         };
-        assert!(matcher.matches(b"z=1&a%20b=x%26y"));
-        assert!(!matcher.matches(b"a%20b=x"));
+        assert!(matcher("a%20b", "x%26y").matches(b"z=1&a%20b=x%26y"));
+        assert!(!matcher("a b", "x&y").matches(b"z=1&a%20b=x%26y"));
+        assert!(matcher("a", "1").matches(b"a=1&a=2") && !matcher("a", "2").matches(b"a=1&a=2"));
         let present = QueryMatcher {
             name: b"debug"[..].into(),
             rule: QueryRule::Present(true),

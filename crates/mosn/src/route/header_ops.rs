@@ -136,9 +136,6 @@ impl Addition {
                     .in_field("header"),
             );
         }
-        if !header.value.is_empty() && !header.raw_value.is_empty() {
-            return Err(FieldError::at("raw_value", "conflicts with value").in_field("header"));
-        }
         let mut action = HeaderAppendAction::try_from(option.append_action).map_err(|_| {
             FieldError::at(
                 "append_action",
@@ -154,7 +151,7 @@ impl Addition {
                 action = HeaderAppendAction::OverwriteIfExistsOrAdd;
             }
         }
-        let value = if header.raw_value.is_empty() {
+        let value = if header.raw_value.is_empty() || !header.value.is_empty() {
             let format = Format::compile_with(&header.value, Missing::Nothing)
                 .map_err(|error| FieldError::at("value", error.to_string()).in_field("header"))?;
             match format.literal() {

@@ -62,8 +62,10 @@ impl Redirect {
                 RedirectPath::Request(PathRewrite::None)
             }
             Some(PathRewriteSpecifier::PathRedirect(path)) => {
-                RedirectPath::Literal(path.as_bytes().into())
+                let slash = if path.starts_with('/') { "" } else { "/" };
+                RedirectPath::Literal(format!("{slash}{path}").into_bytes().into())
             }
+
             Some(PathRewriteSpecifier::PrefixRewrite(to)) => {
                 RedirectPath::Request(PathRewrite::compile(to, None, matched_prefix)?)
             }

@@ -216,11 +216,7 @@ fn check_predicate(predicate: &RetryHostPredicate) -> Result<(), FieldError> {
                 format!("{name} is not supported"),
             ))
         }
-        None if predicate.name == "envoy.retry_host_predicates.previous_hosts" => Ok(()),
-        None => Err(FieldError::at(
-            "name",
-            format!("\"{}\" is not supported", predicate.name),
-        )),
+        None => Err(FieldError::at("typed_config", "is required")),
     }
 }
 
@@ -286,7 +282,7 @@ mod tests {
             ),
             (
                 json!({"retry_host_predicate": [{"name": "x"}]}),
-                "retry_host_predicate[0].name: \"x\" is not supported",
+                "retry_host_predicate[0].typed_config: is required",
             ),
             (
                 json!({"per_try_timeout": "-1s"}),

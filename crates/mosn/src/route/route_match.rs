@@ -7,9 +7,9 @@ use api::envoy::r#type::v3::fractional_percent::DenominatorType;
 use base::FieldError;
 use regex::bytes::Regex;
 
+use super::RequestView;
 use super::header_match::{HeaderMatcher, QueryMatcher};
 use super::text_match::full_regex;
-use super::{RequestView, header};
 use crate::refuse_fields;
 
 /// Compiled conditions; all must hold.
@@ -143,7 +143,7 @@ impl RouteMatch {
             && self
                 .headers
                 .iter()
-                .all(|matcher| matcher.matches(|name| header(request, name)))
+                .all(|matcher| matcher.matches_request(request))
             && self.query.iter().all(|matcher| matcher.matches(query))
             && (!self.grpc || is_grpc(request))
             && self.fraction.is_none_or(|fraction| fraction.holds(random))

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -30,6 +31,12 @@ impl RequestView for Request {
 
     fn header(&self, lower: &str) -> Option<Cow<'_, [u8]>> {
         self.headers.get(lower).map(|value| value.as_bytes().into())
+    }
+
+    /// A bar parts the values of a header.
+    fn any_value(&self, lower: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> Option<bool> {
+        let values = self.headers.get(lower)?;
+        Some(values.split('|').any(|value| test(value.as_bytes())))
     }
 }
 
@@ -348,6 +355,12 @@ fn redirects_build_the_location() {
             "http://a.com:80/z?q=1",
         ),
         (
+            "path without slash",
+            json!({"path_redirect": "z"}),
+            plain(),
+            "http://a.com:80/z?q=1",
+        ),
+        (
             "port",
             json!({"port_redirect": 8443, "scheme_redirect": "https"}),
             plain(),
@@ -552,4 +565,57 @@ fn fault_of_the_most_specific_level_counts() {
     };
     assert!(matches!(of("/own"), FaultOverride::Config(_)));
     assert!(matches!(of("/"), FaultOverride::Disabled));
+}
+
+#[test]
+fn any_one_value_of_a_header_matches() {
+    let with = |matcher: Value| {
+        with_routes(
+            json!([{"match": {"prefix": "/", "headers": [matcher]}, "route": {"cluster": "c"}}]),
+        )
+        .unwrap()
+    };
+    let two = request("/", &[("x", "a|b")]);
+    for (matcher, expected) in [
+        (json!({"name": "x", "string_match": {"exact": "b"}}), true),
+        (
+            json!({"name": "x", "string_match": {"exact": "a,b"}}),
+            false,
+        ),
+        (
+            json!({"name": "x", "string_match": {"exact": "b"}, "invert_match": true}),
+            false,
+        ),
+        (
+            json!({"name": "x", "string_match": {"exact": "c"}, "invert_match": true}),
+            true,
+        ),
+    ] {
+        assert_eq!(
+            with(matcher.clone()).find(&two, 0).is_some(),
+            expected,
+            "{matcher}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_request_is_routed_without_panic(authority in ".{0,20}", path in "[/a?#:]{0,6}.{0,20}", random in any::<u64>()) {
+        let rewrites = json!([
+            {"match": {"path_separated_prefix": "/a"}, "route": {"cluster": "c", "prefix_rewrite": "/"}},
+            {"match": {"safe_regex": {"regex": "/.*a"}}, "redirect": {"prefix_rewrite": "/x", "strip_query": true}},
+            {"match": {"prefix": "/", "query_parameters": [{"name": "a"}]}, "redirect": {"https_redirect": true}},
+            {"match": {"prefix": ""}, "redirect": {"port_redirect": 1}},
+        ]);
+        let table = compile(json!({"ignore_port_in_host_matching": true,
+            "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": rewrites}]})).unwrap();
+        let request = Request { authority: authority.leak(), path: path.leak(), ..Default::default() };
+        let entry = table.entry(table.find(&request, random).unwrap()).unwrap();
+        match &entry.route.action {
+            Action::Forward(forward) => prop_assert!(forward.rewrite_path(request.path()).is_some()),
+            Action::Redirect(redirect) => prop_assert!(redirect.location(&request).starts_with(b"http")),
+            Action::Direct(_) => prop_assert!(false),
+        }
+    }
 }
