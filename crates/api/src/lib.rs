@@ -2,6 +2,17 @@
 //!
 //! Modules mirror the protobuf packages: `envoy.config.route.v3.Route` is [`envoy::config::route::v3::Route`],
 //! well-known types are in [`google::protobuf`]. The crate knows nothing of sockets, files or what a message means.
+//!
+//! ```
+//! use api::envoy::config::core::v3::SocketAddress;
+//!
+//! let value = api::yaml::to_value("{ address: 127.0.0.1, portValue: 80 }").unwrap();
+//! let address: SocketAddress = api::json::from_value(&value).unwrap();
+//! assert_eq!(api::json::to_value(&address).unwrap()["port_value"], 80);
+//! let wrong = api::yaml::to_value("{ adress: 127.0.0.1 }").unwrap();
+//! let error = api::json::from_value::<SocketAddress>(&wrong).unwrap_err();
+//! assert!(error.to_string().starts_with("adress: unknown field"));
+//! ```
 
 pub mod any;
 pub mod json;

@@ -35,6 +35,9 @@ struct Addition {
     keep_empty: bool,
 }
 
+/// Additions with their values; most levels have few.
+type Pending<'o> = SmallVec<[(&'o Addition, Cow<'o, [u8]>); 8]>;
+
 #[derive(Debug)]
 enum HeaderText {
     Literal(Box<[u8]>),
@@ -89,7 +92,7 @@ impl HeaderOps {
             headers.remove(name);
         }
         // All values are computed before the first is written, so that none sees another of its level.
-        let mut pending: SmallVec<[(&Addition, Cow<'_, [u8]>); 8]> = SmallVec::new();
+        let mut pending = Pending::new();
         for addition in &self.add {
             let value = match &addition.value {
                 HeaderText::Literal(text) => Cow::Borrowed(&**text),

@@ -48,10 +48,18 @@ fn request(path: &'static str, headers: &[(&'static str, &'static str)]) -> Requ
     }
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "callers write the value in place"
+)]
 fn compile(config: Value) -> Result<Table, FieldError> {
     Table::build(&api::json::from_value(&config)?, &|name| name != "missing")
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "callers write the value in place"
+)]
 fn with_routes(routes: Value) -> Result<Table, FieldError> {
     compile(json!({"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]}))
 }
