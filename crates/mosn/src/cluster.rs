@@ -7,6 +7,8 @@ pub mod host;
 pub mod hosts;
 pub mod load_balancer;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
