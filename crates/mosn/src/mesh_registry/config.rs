@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use api::envoy::config::bootstrap::v3::Bootstrap;
+use api::google::protobuf::Value;
+use api::google::protobuf::value::Kind;
 use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
 use base::FieldError;
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub lease_ttl: Duration,
     /// Where the application listens, by protocol.
     pub application_endpoints: BTreeMap<String, String>,
+    /// Labels of the workload: metadata of everything that it publishes, for subsets to select.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -54,7 +58,9 @@ impl Config {
                 .and_then(|message| Config::compile(&message))
                 .map_err(|e| e.in_field("typed_config")),
         };
-        compiled.map(Some).map_err(located)
+        let mut config = compiled.map_err(located)?;
+        config.labels = labels(bootstrap);
+        Ok(Some(config))
     }
 
     /// Checks the extension's message and fills in the defaults.
@@ -118,8 +124,26 @@ impl Config {
                 (LEASE_TTL_MIN, Duration::from_secs(3600)),
             )?,
             application_endpoints,
+            labels: BTreeMap::new(),
         })
     }
+}
+
+/// `node.metadata.LABELS`, where Istio's sidecars carry the labels of their workload.
+fn labels(bootstrap: &Bootstrap) -> BTreeMap<String, String> {
+    let metadata = bootstrap
+        .node
+        .as_ref()
+        .and_then(|node| node.metadata.as_ref());
+    let labels = metadata.and_then(|metadata| metadata.fields.get("LABELS"));
+    let Some(Kind::StructValue(labels)) = labels.and_then(|value| value.kind.as_ref()) else {
+        return BTreeMap::new();
+    };
+    let text = |(key, value): (&String, &Value)| match &value.kind {
+        Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
+        _ => None,
+    };
+    labels.fields.iter().filter_map(text).collect()
 }
 
 fn duration(

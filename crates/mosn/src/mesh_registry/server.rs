@@ -150,7 +150,7 @@ async fn publish(State(face): State<Arc<Face>>, request: Request) -> Answer {
                 id: located.id,
                 address: face.config.instance_address.clone(),
                 port: u32::from(located.port),
-                ..publish.into_instance(&id, &app)
+                ..publish.into_instance(&id, &app, &face.config.labels)
             };
             face.agent
                 .publish(instance, face.config.publish_timeout)

@@ -99,8 +99,14 @@ impl Publish {
         parse(&self.service_name, protocol.unwrap_or_default())
     }
 
-    /// What is registered for it, but for address, port and lease. `app` is the name that the application gave before.
-    pub(super) fn into_instance(self, id: &ServiceId, app: &str) -> Instance {
+    /// What is registered for it, but for address, port and lease. `app` is the name that the application gave before;
+    /// the workload's labels win over properties of the same name.
+    pub(super) fn into_instance(
+        self,
+        id: &ServiceId,
+        app: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Instance {
         let meta = self.provider_meta_info.unwrap_or_default();
         let mut metadata: BTreeMap<String, String> = BTreeMap::new();
         for (key, value) in meta.properties.unwrap_or_default() {
@@ -125,6 +131,9 @@ impl Publish {
             if let Some(value) = value {
                 metadata.insert(key.to_owned(), value.to_owned());
             }
+        }
+        for (key, value) in labels {
+            metadata.insert(key.clone(), value.clone());
         }
         Instance {
             protocol: id.protocol.clone(),
@@ -215,7 +224,7 @@ mod tests {
             "version":"4.0"},"serviceName":"com.foo.Bar:1.0:blue"}"#;
         let publish: Publish = serde_json::from_str(body)?;
         let id = publish.service()?;
-        let mut instance = publish.into_instance(&id, "ignored");
+        let mut instance = publish.into_instance(&id, "ignored", &BTreeMap::new());
         instance.address = "10.0.0.2".to_owned();
         instance.port = 12200;
         assert_eq!(
