@@ -238,3 +238,11 @@ async fn route(server: &Server, method: &Method, path: &str, query: &str) -> Rep
 fn address_json(address: SocketAddr) -> Value {
     serde_json::json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
+
+/// A message with one repeated field, which is left out when it is empty.
+fn listed(field: &str, items: Vec<Value>) -> Value {
+    if items.is_empty() {
+        return serde_json::json!({});
+    }
+    serde_json::json!({field: items})
+}

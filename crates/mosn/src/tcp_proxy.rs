@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use crate::cluster::host::{bump, unbump};
+use crate::cluster::host::{ActiveRequest, bump, unbump};
 use crate::cluster::{Cluster, Host, LbContext, MetadataMatch, Permit, Priority};
 use crate::config::{self, CompileContext};
 use crate::listener::Downstream;
@@ -172,6 +172,7 @@ struct Upstream {
     stream: TcpStream,
     host: Rc<Host>,
     cluster: Rc<Cluster>,
+    _request: ActiveRequest,
     _permit: Permit,
 }
 
@@ -180,6 +181,7 @@ impl Drop for Upstream {
         unbump(&self.host.stats.cx_active);
         let stats = self.cluster.stats();
         stats.upstream_cx_active.dec();
+        stats.upstream_rq_active.dec();
         stats.upstream_cx_destroy.inc();
     }
 }
@@ -270,8 +272,12 @@ async fn connect(
                     .upstream_cx_connect_ms
                     .record(started.elapsed().as_millis() as u64);
                 bump(&host.stats.cx_active);
+                // Envoy counts a connection as one request of its host too
+                stats.upstream_rq_total.inc();
+                stats.upstream_rq_active.inc();
                 return Some(Upstream {
                     stream,
+                    _request: host.start_request(),
                     host,
                     cluster: cluster.clone(),
                     _permit: permit,

@@ -10,7 +10,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
-use super::{Query, Reply, Server, address_json};
+use super::{Query, Reply, Server, address_json, listed};
 use crate::cluster::{
     ClusterConfig, ClusterStatus, Discovery, Health, HostConfig, HostsConfig, Priority,
 };
@@ -88,7 +88,7 @@ pub(super) async fn clusters(server: &Server, query: &Query) -> Reply {
             .iter()
             .map(|view| cluster_json(view, |host| of(view, host)))
             .collect();
-        return Reply::json(&json!({"cluster_statuses": statuses}));
+        return Reply::json(&listed("cluster_statuses", statuses));
     }
     let mut text = String::new();
     for view in &views {

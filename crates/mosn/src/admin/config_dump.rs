@@ -15,6 +15,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::clusters::locality_json;
+use super::listed;
 use super::stats::reason;
 use super::{Query, Reply, Server, address_json};
 use crate::cluster::{Health, HostsConfig};
@@ -138,7 +139,7 @@ fn dump(state: &State, query: &Query) -> Result<Value, Reply> {
         Value::Object(fields) => Some(typed(element, fields)),
         _ => None,
     });
-    Ok(json!({"configs": items.collect::<Vec<_>>()}))
+    Ok(listed("configs", items.collect()))
 }
 
 /// A message of `envoy.admin.v3` as it stands in an Any.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use super::{Query, Reply, Server, address_json};
+use super::{Query, Reply, Server, address_json, listed};
 
 pub(super) async fn listeners(server: &Server, query: &Query) -> Reply {
     let listeners = server.with(|state| {
@@ -22,7 +22,7 @@ pub(super) async fn listeners(server: &Server, query: &Query) -> Reply {
         let statuses = listeners.iter();
         let statuses = statuses
             .map(|(name, address)| json!({"name": name, "local_address": address_json(*address)}));
-        return Reply::json(&json!({"listener_statuses": statuses.collect::<Vec<_>>()}));
+        return Reply::json(&listed("listener_statuses", statuses.collect()));
     }
     let mut text = String::new();
     for (name, address) in listeners {
