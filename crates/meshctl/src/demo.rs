@@ -35,11 +35,9 @@ struct ProviderOptions {
     /// Its name, with which every answer begins
     #[arg(long)]
     name: String,
-    /// Its application's name and version
+    /// The name of its application
     #[arg(long)]
     app: String,
-    #[arg(long)]
-    release: String,
     #[arg(long, value_enum)]
     protocol: Protocol,
     #[arg(long)]

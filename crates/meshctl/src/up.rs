@@ -50,7 +50,7 @@ async fn up(options: &UpOptions) -> anyhow::Result<()> {
     let plan = Plan::new(network);
     let folder = Folder::open(options)?;
     let files = Files::create(&folder.path)?;
-    files.write(&plan)?;
+    files.write(&plan, options.once)?;
 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -194,7 +194,6 @@ fn start_provider(plan: &Plan, app: &Application, processes: &mut Processes) -> 
     let pairs = [
         ("--name", name.as_str()),
         ("--app", app.app),
-        ("--release", app.version),
         ("--protocol", protocol.word()),
         ("--listen", &listen),
     ];

@@ -1,6 +1,7 @@
 //! `meshctl up`: the whole mesh in one command, and that nothing of it stays behind.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ fn processes_of(word: &str) -> Vec<u32> {
 }
 
 /// A live mesh on a network of its own, with calls going through it.
-fn live_mesh(network: &str, folder: &std::path::Path) -> Process {
+fn live_mesh(network: &str, folder: &Path) -> Process {
     let mut command = meshctl();
     command
         .args(["up", "--plain", "--network", network, "--dir"])
@@ -100,9 +101,35 @@ fn a_live_mesh_is_seen_by_the_other_commands_and_stops_as_a_whole() {
     assert!(endpoints.contains("127.252.1.32:30800"), "{endpoints}");
     assert_eq!(ask(&["registry", "list"]).matches("healthy").count(), 4);
 
+    for command in documented_commands() {
+        let words: Vec<&str> = command.split_whitespace().skip(1).collect();
+        println!("{command}");
+        ask(&words);
+    }
+
     let status = up.terminate(PATIENCE).expect("it ends");
     assert!(status.success(), "{status}");
     assert_eq!(processes_of("127.252.1."), Vec::<u32>::new());
+}
+
+/// The commands that the documentation shows, but for those that do not end.
+fn documented_commands() -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let mut commands = Vec::new();
+    for page in ["quickstart.md", "meshctl.md"] {
+        let text = fs::read_to_string(docs.join(page)).expect(page);
+        let mut in_block = false;
+        for line in text.lines() {
+            if line.starts_with("```") {
+                in_block = line == "```sh";
+            } else if in_block && line.starts_with("meshctl ") {
+                let command = line.split(" #").next().unwrap_or(line).trim();
+                commands.push(command.to_owned());
+            }
+        }
+    }
+    assert!(commands.len() > 15, "{commands:?}");
+    commands
 }
 
 #[test]

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::{ProviderOptions, bolt};
 use crate::http_client::Server;
-use crate::up::files::RELEASE;
 use crate::up::plan::Protocol;
 
 /// Lease with the Open Service Registry, and how often it is renewed.
@@ -150,7 +149,7 @@ fn publication(options: &ProviderOptions) -> Value {
             "protocol": "bolt",
             "version": "4.0",
             "serializeType": "hessian2",
-            "properties": { "port": options.listen.port().to_string(), RELEASE: options.release },
+            "properties": { "port": options.listen.port().to_string() },
         },
     })
 }
@@ -162,7 +161,7 @@ fn instance(options: &ProviderOptions, advertise: SocketAddrV4) -> Value {
         "id": options.name,
         "address": advertise.ip().to_string(),
         "port": advertise.port(),
-        "metadata": { "app": options.app, RELEASE: options.release },
+        "metadata": { "app": options.app },
         "ttlSeconds": LEASE_SECONDS,
     })
 }

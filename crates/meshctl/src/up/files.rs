@@ -67,8 +67,9 @@ impl Files {
             .join(format!("{}-routes.yaml", protocol.word()))
     }
 
-    /// Writes everything anew.
-    pub(crate) fn write(&self, plan: &Plan) -> anyhow::Result<()> {
+    /// Writes everything. Routes that are there from an earlier run hold no addresses and may have been edited: they
+    /// stay, unless `fresh` says otherwise.
+    pub(crate) fn write(&self, plan: &Plan, fresh: bool) -> anyhow::Result<()> {
         write(&self.mesh_config(), MESH_CONFIG)?;
         write(
             &self.config().join("http-service.yaml"),
@@ -76,7 +77,10 @@ impl Files {
         )?;
         write(&self.config().join("sidecars.yaml"), &sidecars(plan))?;
         for protocol in super::plan::PROTOCOLS {
-            write(&self.split(protocol), &routes(protocol, 20))?;
+            let path = self.split(protocol);
+            if fresh || !path.is_file() {
+                write(&path, &routes(protocol, 20))?;
+            }
         }
         for app in &plan.applications {
             write(&self.bootstrap(app), &bootstrap(plan, app)?)?;
@@ -98,10 +102,6 @@ const MESH_CONFIG: &str = "\
 rootNamespace: istio-system
 trustDomain: cluster.local
 ";
-
-/// The label by which the instances of a provider's two versions are told apart. A Bolt or Dubbo instance has its
-/// interface's version as the label `version`, and both demo providers have the same interface.
-pub(crate) const RELEASE: &str = "release";
 
 /// VirtualService and DestinationRule of a protocol's service, with this share of the calls to v2.
 pub(crate) fn routes(protocol: Protocol, percent_v2: u32) -> String {
@@ -156,11 +156,12 @@ metadata:
   namespace: {NAMESPACE}
 spec:
   host: {host}
+  # An instance that was registered through a sidecar has the sidecar's labels.
   subsets:
     - name: v1
-      labels: {{ {RELEASE}: v1 }}
+      labels: {{ version: v1 }}
     - name: v2
-      labels: {{ {RELEASE}: v2 }}
+      labels: {{ version: v2 }}
 "
     )
 }
@@ -193,11 +194,11 @@ spec:
         .filter(|app| app.protocol == protocol)
     {
         text.push_str(&format!(
-            "    - address: {}\n      ports: {{ http: {} }}\n      labels: {{ app: {}, version: {version}, {RELEASE}: {version} }}\n",
+            "    - address: {}\n      ports: {{ http: {} }}\n      labels: {{ app: {}, version: {} }}\n",
             app.address,
             protocol.ingress_port(),
             app.app,
-            version = app.version,
+            app.version,
         ));
     }
     text
@@ -271,7 +272,7 @@ fn bootstrap(plan: &Plan, app: &Application) -> anyhow::Result<String> {
                 "NAMESPACE": NAMESPACE,
                 "INSTANCE_IPS": app.address.to_string(),
                 "INTERCEPTION_MODE": "NONE",
-                "LABELS": { "app": app.app, "version": app.version, RELEASE: app.version },
+                "LABELS": { "app": app.app, "version": app.version },
             },
         },
         "admin": { "address": address(ADMIN) },
