@@ -96,7 +96,7 @@ fn reads_the_words_of_a_captured_call() {
     let headers = Headers::of(&frame, &head);
     assert_eq!(
         headers.clone().find(METHOD.as_bytes()),
-        Some(b"echoAttachments".as_slice())
+        Some(b"attachments".as_slice())
     );
     let service = UniqueName::parse(headers.clone().find(SERVICE.as_bytes()).unwrap());
     assert_eq!(service.interface, b"com.example.mesh.api.DemoService");
@@ -106,7 +106,7 @@ fn reads_the_words_of_a_captured_call() {
     );
     assert_eq!(headers.find(b"rpc_req_baggage.k"), Some(b"v1".as_slice()));
     let call = Call::decode(&frame[head.content()]).unwrap();
-    assert_eq!(call.method, "echoAttachments");
+    assert_eq!(call.method, "attachments");
 
     let oneway = common::frame("bolt1-oneway-req");
     assert_eq!(Head::parse(&oneway).unwrap().kind, Kind::OneWay);

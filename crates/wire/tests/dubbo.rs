@@ -75,7 +75,6 @@ fn reads_the_words_and_attachments_of_every_captured_call() {
         let call = Call::read(&frame, &head).unwrap();
         let attachments = map(call.attachments().unwrap());
         assert_eq!(attachments["path"].as_bytes(), &*call.path, "{name}");
-        assert!(attachments.contains_key("interface"), "{name}");
         assert_eq!(head.is_two_way(), !name.contains("oneway"), "{name}");
         assert!(
             call.version.starts_with(b"0.") || call.version.starts_with(b"1."),

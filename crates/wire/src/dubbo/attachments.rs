@@ -77,6 +77,11 @@ impl<'a> Attachments<'a> {
         }
     }
 
+    /// Bytes from the start of the map to the end of the body.
+    pub fn len_bytes(&self) -> usize {
+        self.body.len().saturating_sub(self.map_at)
+    }
+
     /// The value of `key`: the last one, as in a Java map.
     pub fn find(self, key: &[u8]) -> Option<Cow<'a, [u8]>> {
         let mut found = None;

@@ -1,0 +1,784 @@
+//! Connections to one host: each carries the calls of many callers under ids of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use wire::frame::Limits;
+
+use super::bolt::Bolt;
+use super::call::{Attempt, Call, Micros};
+use super::dispatch;
+use super::dubbo::Dubbo;
+use super::inbox::{Inbox, Step};
+use super::outbox::Outbox;
+use super::protocol::{Class, Protocol, Role};
+use super::refusal::Refusal;
+use super::slab::Slab;
+use crate::cluster::host::{bump, unbump};
+use crate::cluster::{Cluster, ClusterConfig, Host, Permit, Priority};
+use crate::worker::Worker;
+
+/// How long the id of a call that was given up is kept for its late answer.
+const LATE_ANSWER: Micros = 300_000_000;
+/// Deadlines are looked at this often at most.
+const TICK: Micros = 10_000;
+/// Callers that went away are looked for this often at most.
+const SWEEP: Micros = 1_000_000;
+
+/// The connections of a host, one set for each protocol.
+#[derive(Default)]
+pub struct HostPool {
+    pub(super) bolt: Pool<Bolt>,
+    pub(super) dubbo: Pool<Dubbo>,
+}
+
+impl HostPool {
+    /// Closes what is idle; what is busy closes when its calls are done.
+    pub fn close_idle(&self) {
+        self.bolt.drain();
+        self.dubbo.drain();
+    }
+}
+
+/// The connections of a host that speak one protocol.
+pub(super) struct Pool<P: Protocol> {
+    connections: RefCell<SmallVec<[Rc<UpConn<P>>; 1]>>,
+}
+
+impl<P: Protocol> Default for Pool<P> {
+    fn default() -> Self {
+        Pool {
+            connections: RefCell::default(),
+        }
+    }
+}
+
+impl<P: Protocol> Pool<P> {
+    /// The least loaded connection, opened if need be. `None` when the circuit breaker allows no
+    /// connection.
+    pub(super) fn get(
+        &self,
+        worker: &Rc<Worker>,
+        cluster: &Rc<Cluster>,
+        host: &Rc<Host>,
+        flavour: usize,
+        priority: Priority,
+        now: Micros,
+    ) -> Option<Rc<UpConn<P>>> {
+        let mut best: Option<(usize, Rc<UpConn<P>>)> = None;
+        let mut count = 0;
+        for connection in self.connections.borrow().iter() {
+            if connection.flavour != flavour || !connection.takes_calls() {
+                continue;
+            }
+            count += 1;
+            let load = connection.load();
+            if best.as_ref().is_none_or(|(least, _)| load < *least) {
+                best = Some((load, Rc::clone(connection)));
+            }
+        }
+        let max = cluster.config.rpc.max_connections_per_host.max(1);
+        if let Some((load, connection)) = best.take() {
+            if load == 0 || count >= max {
+                return Some(connection);
+            }
+            best = Some((load, connection));
+        }
+        let Some(permit) = cluster.breaker(priority).try_connection() else {
+            cluster.stats().upstream_cx_overflow.inc();
+            return best.map(|(_, connection)| connection);
+        };
+        let connection = UpConn::open(worker, cluster, host, flavour, permit, now);
+        self.connections.borrow_mut().push(Rc::clone(&connection));
+        Some(connection)
+    }
+
+    fn remove(&self, connection: &Rc<UpConn<P>>) {
+        self.connections
+            .borrow_mut()
+            .retain(|other| !Rc::ptr_eq(other, connection));
+    }
+
+    fn drain(&self) {
+        for connection in self.connections.borrow().iter() {
+            connection.drain();
+        }
+    }
+}
+
+/// A call that waits for its answer, or a heartbeat that does.
+enum Pending<P: Protocol> {
+    Call {
+        call: Call<P>,
+        attempt: Attempt,
+        /// When this try is over; the call's deadline or earlier.
+        deadline: Micros,
+        /// Where its frame lies in the outbox.
+        from: u64,
+        to: u64,
+        /// Held until the connection is open.
+        _waiting: Option<Permit>,
+    },
+    Heartbeat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Open,
+    /// Takes no new calls and closes when the last one is answered.
+    Draining,
+    Closed,
+}
+
+/// One connection to a host.
+pub(super) struct UpConn<P: Protocol> {
+    worker: Rc<Worker>,
+    host: Rc<Host>,
+    cluster: Arc<ClusterConfig>,
+    flavour: usize,
+    state: Cell<State>,
+    out: RefCell<Outbox>,
+    calls: RefCell<Slab<Pending<P>>>,
+    /// One-way calls that are not written yet, and where their frames lie.
+    one_way: RefCell<VecDeque<(u64, u64, Call<P>, Attempt)>>,
+    waker: RefCell<Option<Waker>>,
+    woken: Cell<bool>,
+    /// Downstream connections that wait for room in the outbox.
+    blocked: RefCell<Vec<Waker>>,
+    /// No deadline is earlier.
+    earliest: Cell<Micros>,
+    next_sweep: Cell<Micros>,
+    last_traffic: Cell<Micros>,
+    heartbeats_missed: Cell<u32>,
+    /// Id of the heartbeat that is not answered, and when it is missed.
+    heartbeat_due: Cell<Option<(u64, Micros)>>,
+    opened: Cell<Micros>,
+    _permit: Permit,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("cannot connect")]
+    ConnectFailed,
+    #[error("connect timeout")]
+    ConnectTimeout,
+    #[error("closed by the peer")]
+    Remote,
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("{0}")]
+    Protocol(String),
+    #[error("heartbeats were not answered")]
+    Heartbeat,
+    #[error("drained")]
+    Drained,
+}
+
+impl<P: Protocol> UpConn<P> {
+    fn open(
+        worker: &Rc<Worker>,
+        cluster: &Rc<Cluster>,
+        host: &Rc<Host>,
+        flavour: usize,
+        permit: Permit,
+        now: Micros,
+    ) -> Rc<UpConn<P>> {
+        let stats = cluster.stats();
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_active.inc();
+        bump(&host.stats.cx_total);
+        bump(&host.stats.cx_active);
+        let connection = Rc::new(UpConn {
+            worker: Rc::clone(worker),
+            host: Rc::clone(host),
+            cluster: Arc::clone(&cluster.config),
+            flavour,
+            state: Cell::new(State::Connecting),
+            out: RefCell::default(),
+            calls: RefCell::new(Slab::new(P::ID_BITS)),
+            one_way: RefCell::default(),
+            waker: RefCell::default(),
+            woken: Cell::new(false),
+            blocked: RefCell::default(),
+            earliest: Cell::new(Micros::MAX),
+            next_sweep: Cell::new(now + SWEEP),
+            last_traffic: Cell::new(now),
+            heartbeats_missed: Cell::new(0),
+            heartbeat_due: Cell::new(None),
+            opened: Cell::new(now),
+            _permit: permit,
+        });
+        worker.spawn(run(Rc::clone(&connection)));
+        connection
+    }
+
+    fn takes_calls(&self) -> bool {
+        matches!(self.state.get(), State::Connecting | State::Open)
+    }
+
+    fn load(&self) -> usize {
+        self.calls.borrow().len()
+    }
+
+    fn drain(&self) {
+        match self.state.get() {
+            State::Open => {
+                self.state.set(State::Draining);
+                self.wake();
+            }
+            // Calls already wait for it: it drains once it is open.
+            State::Connecting | State::Draining | State::Closed => {}
+        }
+    }
+
+    fn wake(&self) {
+        if !self.woken.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether callers should wait before they send more.
+    pub(super) fn is_congested(&self) -> bool {
+        self.out.borrow().len() > self.cluster.per_connection_buffer_limit
+    }
+
+    /// Wakes this task when there is room again, or never will be.
+    pub(super) fn wake_when_free(&self, waker: &Waker) {
+        let mut blocked = self.blocked.borrow_mut();
+        if !blocked.iter().any(|known| known.will_wake(waker)) {
+            blocked.push(waker.clone());
+        }
+    }
+
+    fn unblock(&self) {
+        for waker in self.blocked.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// Queues a call and gives its id. `write` appends its frame; the id is put in here.
+    pub(super) fn send(
+        self: &Rc<Self>,
+        call: Call<P>,
+        attempt: Attempt,
+        deadline: Micros,
+        write: impl FnOnce(&Call<P>, &mut Vec<u8>),
+    ) -> Result<u64, (Call<P>, Attempt)> {
+        let mut out = self.out.borrow_mut();
+        let from = out.end();
+        if call.one_way {
+            let buffer = out.buffer(self.worker.buffers());
+            write(&call, buffer);
+            let to = out.end();
+            drop(out);
+            self.one_way
+                .borrow_mut()
+                .push_back((from, to, call, attempt));
+            self.wake();
+            return Ok(u64::MAX);
+        }
+        let waiting = match self.state.get() {
+            State::Connecting => {
+                let stats = &self.cluster.stats;
+                stats.upstream_rq_pending_total.inc();
+                let priority = call
+                    .route
+                    .as_ref()
+                    .map_or(Priority::Default, |route| route.priority);
+                match self.cluster.breaker(priority).try_pending() {
+                    Some(permit) => Some(permit),
+                    None => {
+                        stats.upstream_rq_pending_overflow.inc();
+                        return Err((call, attempt));
+                    }
+                }
+            }
+            _ => None,
+        };
+        let buffer = out.buffer(self.worker.buffers());
+        let start = buffer.len();
+        write(&call, buffer);
+        let to = from + (buffer.len() - start) as u64;
+        if deadline < self.earliest.get() {
+            self.earliest.set(deadline);
+            // The timer of the task may be set to a later time; it looks again when it is woken.
+        }
+        let pending = Pending::Call {
+            call,
+            attempt,
+            deadline,
+            from,
+            to,
+            _waiting: waiting,
+        };
+        match self.calls.borrow_mut().insert(pending) {
+            Ok(id) => {
+                if let Some(frame) = buffer.get_mut(start..)
+                    && let Ok(head) = P::head_unchecked(frame)
+                {
+                    P::set_id(frame, &head, id);
+                }
+                drop(out);
+                self.wake();
+                Ok(id)
+            }
+            Err(Pending::Call { call, attempt, .. }) => {
+                buffer.truncate(start);
+                Err((call, attempt))
+            }
+            Err(Pending::Heartbeat) => Ok(u64::MAX),
+        }
+    }
+
+    /// Keeps the frame of a call that was just sent, for the case that it is sent again.
+    pub(super) fn keep_frame(&self, id: u64, frame: Vec<u8>) {
+        if let Some(Pending::Call { call, .. }) = self.calls.borrow_mut().get_mut(id)
+            && let Some(retry) = &mut call.retry
+        {
+            retry.frame = frame;
+        }
+    }
+
+    fn on_frames(self: &Rc<Self>, inbox: &mut Inbox, limits: &Limits, now: Micros) -> Option<End> {
+        loop {
+            match inbox.next::<P>(limits) {
+                Step::NeedMore => return None,
+                Step::Bad(error) => return Some(End::Protocol(error.to_string())),
+                Step::Frame(range) => {
+                    let frame = inbox.frame(range);
+                    match P::head(frame) {
+                        Ok(head) => self.on_frame(frame, &head, now),
+                        Err(error) => return Some(End::Protocol(error.to_string())),
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_frame(self: &Rc<Self>, frame: &[u8], head: &P::Head, now: Micros) {
+        match P::role(head, frame) {
+            Role::Answer => {
+                let pending = self.calls.borrow_mut().remove(P::id(head));
+                // Otherwise the answer is late: its caller was told already.
+                if let Some(Pending::Call {
+                    mut call, attempt, ..
+                }) = pending
+                {
+                    let outcome = P::outcome(frame, head);
+                    attempt.answered(outcome, now);
+                    if call.retry.is_some() {
+                        if outcome.class != Class::TransportError {
+                            if call.attempts > 1 {
+                                attempt.cluster.stats().upstream_rq_retry_success.inc();
+                            }
+                        } else if let Some(back) =
+                            dispatch::retry_answer(call, attempt, outcome, now)
+                        {
+                            call = back;
+                        } else {
+                            return;
+                        }
+                    }
+                    call.answer(frame, head, outcome, now);
+                }
+            }
+            Role::Heartbeat => {
+                let mut out = self.out.borrow_mut();
+                P::heartbeat_ack(out.buffer(self.worker.buffers()), head);
+            }
+            Role::HeartbeatAck => {
+                self.calls.borrow_mut().remove(P::id(head));
+                self.heartbeat_due.set(None);
+                self.heartbeats_missed.set(0);
+            }
+            Role::Drain => {
+                tracing::debug!(protocol = P::NAME, host = %self.host.address, "the upstream drains this connection");
+                self.cluster.stats.upstream_cx_close_notify.inc();
+                self.drain();
+            }
+            // A server that calls its client back would need a connection of one caller only.
+            Role::Call => {
+                let mut out = self.out.borrow_mut();
+                P::refuse(out.buffer(self.worker.buffers()), head, &Refusal::NoRoute);
+            }
+            Role::OneWay | Role::Other => {}
+        }
+    }
+
+    /// Ends calls whose time is over and forgets those whose callers went away.
+    fn expire(self: &Rc<Self>, now: Micros) {
+        let sweep = now >= self.next_sweep.get();
+        if now < self.earliest.get() && !sweep {
+            return;
+        }
+        self.next_sweep.set(now + SWEEP);
+        let mut over = Vec::new();
+        let mut earliest = Micros::MAX;
+        self.calls.borrow_mut().expire(
+            now,
+            now + LATE_ANSWER,
+            |pending| match pending {
+                Pending::Call { call, deadline, .. } => {
+                    let gone = *deadline <= now || call.down.is_closed();
+                    if !gone {
+                        earliest = earliest.min(*deadline);
+                    }
+                    gone
+                }
+                Pending::Heartbeat => false,
+            },
+            |pending| over.push(pending),
+        );
+        self.earliest.set(earliest);
+        for pending in over {
+            if let Pending::Call { call, attempt, .. } = pending {
+                if call.down.is_closed() {
+                    self.cluster.stats.upstream_rq_cancelled.inc();
+                } else {
+                    dispatch::timed_out(call, attempt, now);
+                }
+            }
+        }
+    }
+
+    /// Sends a heartbeat if nothing was heard for long enough; says when to look again.
+    fn heartbeat(&self, now: Micros) -> Result<Micros, End> {
+        let options = &self.cluster.rpc;
+        if let Some((id, due)) = self.heartbeat_due.get() {
+            if now < due {
+                return Ok(due);
+            }
+            self.calls.borrow_mut().remove(id);
+            self.heartbeats_missed.set(self.heartbeats_missed.get() + 1);
+            self.heartbeat_due.set(None);
+            if self.heartbeats_missed.get() >= options.heartbeat_failures.max(1) {
+                return Err(End::Heartbeat);
+            }
+        }
+        let Some(interval) = options.heartbeat_interval.map(micros) else {
+            return Ok(Micros::MAX);
+        };
+        let due = self.last_traffic.get() + interval;
+        if now < due && self.heartbeats_missed.get() == 0 {
+            return Ok(due);
+        }
+        let Ok(id) = self.calls.borrow_mut().insert(Pending::Heartbeat) else {
+            return Ok(now + interval);
+        };
+        let mut out = self.out.borrow_mut();
+        P::heartbeat(out.buffer(self.worker.buffers()), self.flavour, id);
+        let due = now + micros(options.heartbeat_timeout);
+        self.heartbeat_due.set(Some((id, due)));
+        Ok(due)
+    }
+
+    fn calls_in_flight(&self) -> bool {
+        self.calls.borrow().len() > 0 || !self.one_way.borrow().is_empty()
+    }
+
+    fn one_way_written(&self, now: Micros) {
+        let mut one_way = self.one_way.borrow_mut();
+        if one_way.is_empty() {
+            return;
+        }
+        let written = self.out.borrow().written_to();
+        while one_way.front().is_some_and(|(_, to, ..)| *to <= written) {
+            if let Some((_, _, mut call, attempt)) = one_way.pop_front() {
+                attempt.answered(super::protocol::Outcome::OK, now);
+                call.sent(now);
+            }
+        }
+    }
+
+    fn is_open(&self) {
+        self.state.set(if self.host.is_removed() {
+            State::Draining
+        } else {
+            State::Open
+        });
+        for pending in self.calls.borrow_mut().values_mut() {
+            if let Pending::Call { _waiting, .. } = pending {
+                *_waiting = None;
+            }
+        }
+    }
+
+    /// Hands every call that is left back: to another host if it may be sent again, or to its caller.
+    fn close(self: &Rc<Self>, end: &End) {
+        let connected = !matches!(end, End::ConnectFailed | End::ConnectTimeout);
+        self.state.set(State::Closed);
+        P::pool(&self.host.rpc).remove(self);
+        self.unblock();
+        let now = super::now(&self.worker);
+        let active = self.calls_in_flight();
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        unbump(&self.host.stats.cx_active);
+        match end {
+            End::ConnectFailed | End::ConnectTimeout => {
+                stats.upstream_cx_connect_fail.inc();
+                bump(&self.host.stats.cx_connect_fail);
+                if matches!(end, End::ConnectTimeout) {
+                    stats.upstream_cx_connect_timeout.inc();
+                }
+            }
+            End::Remote | End::Io(_) => {
+                stats.upstream_cx_destroy_remote.inc();
+                if active {
+                    stats.upstream_cx_destroy_remote_with_active_rq.inc();
+                }
+            }
+            End::Protocol(_) | End::Heartbeat | End::Drained => {
+                stats.upstream_cx_destroy_local.inc();
+                if active {
+                    stats.upstream_cx_destroy_local_with_active_rq.inc();
+                }
+            }
+        }
+        if active {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+        }
+        if matches!(end, End::Protocol(_)) {
+            stats.upstream_cx_protocol_error.inc();
+        }
+        if connected {
+            let life = now.saturating_sub(self.opened.get());
+            stats.upstream_cx_length_ms.record(life / 1000);
+        }
+        match end {
+            End::Drained => {}
+            End::Remote if !active => {}
+            _ => {
+                tracing::info!(protocol = P::NAME, cluster = %self.cluster.name, host = %self.host.address, reason = %end, calls = self.load(), "upstream connection ended");
+            }
+        }
+        let out = std::mem::take(&mut *self.out.borrow_mut());
+        let calls = self.calls.borrow_mut().drain();
+        let one_way = std::mem::take(&mut *self.one_way.borrow_mut());
+        let failure = if connected {
+            Refusal::UpstreamClosed
+        } else {
+            Refusal::ConnectFailed
+        };
+        let calls = calls.into_iter().filter_map(|pending| match pending {
+            Pending::Call {
+                call,
+                attempt,
+                from,
+                to,
+                ..
+            } => Some((from, to, call, attempt)),
+            Pending::Heartbeat => None,
+        });
+        for (from, to, call, attempt) in calls.chain(one_way) {
+            let frame = out.unwritten(from, to);
+            dispatch::connection_lost(call, attempt, frame, &failure, now);
+        }
+    }
+}
+
+/// A duration in microseconds.
+pub(super) fn micros(duration: Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX / 4)
+}
+
+async fn run<P: Protocol>(connection: Rc<UpConn<P>>) {
+    let end = match connect(&connection).await {
+        Ok(stream) => {
+            connection.is_open();
+            Box::pin(drive(&connection, &stream)).await
+        }
+        Err(end) => end,
+    };
+    connection.close(&end);
+}
+
+async fn connect<P: Protocol>(connection: &UpConn<P>) -> Result<TcpStream, End> {
+    let connecting = TcpStream::connect(connection.host.address);
+    match tokio::time::timeout(connection.cluster.connect_timeout, connecting).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true);
+            let now = super::now(&connection.worker);
+            let took = now.saturating_sub(connection.opened.get());
+            connection
+                .cluster
+                .stats
+                .upstream_cx_connect_ms
+                .record(took / 1000);
+            connection.opened.set(now);
+            connection.last_traffic.set(now);
+            Ok(stream)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(host = %connection.host.address, %error, "cannot connect");
+            Err(End::ConnectFailed)
+        }
+        Err(_) => Err(End::ConnectTimeout),
+    }
+}
+
+async fn drive<P: Protocol>(connection: &Rc<UpConn<P>>, stream: &TcpStream) -> End {
+    let now = super::now(&connection.worker);
+    let mut driver = Driver {
+        connection: Rc::clone(connection),
+        stream,
+        inbox: Inbox::default(),
+        armed: now,
+    };
+    let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    std::future::poll_fn(move |context| driver.poll(timer.as_mut(), context)).await
+}
+
+/// The task of an open connection.
+struct Driver<'s, P: Protocol> {
+    connection: Rc<UpConn<P>>,
+    stream: &'s TcpStream,
+    inbox: Inbox,
+    /// When the timer fires.
+    armed: Micros,
+}
+
+/// Reads that one turn may do before others get theirs.
+const READS: usize = 8;
+
+impl<P: Protocol> Driver<'_, P> {
+    fn poll(&mut self, mut timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<End> {
+        let connection = Rc::clone(&self.connection);
+        let mut waker = connection.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        drop(waker);
+        // What is appended from here on is written below, without another turn.
+        connection.woken.set(true);
+        let now = super::now(&connection.worker);
+        let mut end = self.flush(now, context).err();
+        if end.is_none() {
+            end = self.read(now, context);
+        }
+        connection.expire(now);
+        let mut wake_at = connection.earliest.get().max(now + TICK);
+        if end.is_none() {
+            match connection.heartbeat(now) {
+                Ok(at) => wake_at = wake_at.min(at),
+                Err(failed) => end = Some(failed),
+            }
+        }
+        connection.woken.set(false);
+        if end.is_none() {
+            end = self.flush(now, context).err();
+        }
+        if end.is_none()
+            && connection.state.get() == State::Draining
+            && !connection.calls_in_flight()
+            && connection.out.borrow().is_empty()
+        {
+            end = Some(End::Drained);
+        }
+        if let Some(end) = end {
+            return Poll::Ready(end);
+        }
+        if connection.calls_in_flight() {
+            wake_at = wake_at.min(connection.next_sweep.get().max(now + TICK));
+        }
+        self.arm(timer.as_mut(), wake_at, now, context);
+        Poll::Pending
+    }
+
+    /// The timer is only moved when it would fire too late, or has fired.
+    fn arm(
+        &mut self,
+        mut timer: Pin<&mut Sleep>,
+        wake_at: Micros,
+        now: Micros,
+        context: &mut Context<'_>,
+    ) {
+        if self.armed <= now || wake_at < self.armed {
+            // Never further away than a minute: the clock's range is not ours.
+            let delay = wake_at.saturating_sub(now).min(60_000_000);
+            self.armed = now + delay;
+            let at = tokio::time::Instant::now() + Duration::from_micros(delay);
+            timer.as_mut().reset(at);
+            if timer.as_mut().poll(context).is_ready() {
+                context.waker().wake_by_ref();
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Micros, context: &mut Context<'_>) -> Result<(), End> {
+        let connection = &self.connection;
+        let mut out = connection.out.borrow_mut();
+        if out.is_empty() {
+            return Ok(());
+        }
+        let (count, result) = out.flush(self.stream, connection.worker.buffers(), context);
+        let left = out.len();
+        drop(out);
+        if count > 0 {
+            connection
+                .cluster
+                .stats
+                .upstream_cx_tx_bytes_total
+                .add(count as u64);
+            connection.last_traffic.set(now);
+            connection.one_way_written(now);
+            if left <= connection.cluster.per_connection_buffer_limit / 2 {
+                connection.unblock();
+            }
+        }
+        match result {
+            Poll::Ready(Err(error)) => Err(End::Io(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&mut self, now: Micros, context: &mut Context<'_>) -> Option<End> {
+        let connection = Rc::clone(&self.connection);
+        let pool = connection.worker.buffers();
+        let limits = Limits::default();
+        for turn in 0.. {
+            match self.stream.poll_read_ready(context) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Some(End::Io(error)),
+                Poll::Ready(Ok(())) => {}
+            }
+            if turn == READS {
+                context.waker().wake_by_ref();
+                break;
+            }
+            match self.inbox.read(self.stream, pool) {
+                Ok(0) => return Some(End::Remote),
+                Ok(count) => {
+                    connection
+                        .cluster
+                        .stats
+                        .upstream_cx_rx_bytes_total
+                        .add(count as u64);
+                    connection.last_traffic.set(now);
+                    let end = connection.on_frames(&mut self.inbox, &limits, now);
+                    self.inbox.release(pool);
+                    if end.is_some() {
+                        return end;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Some(End::Io(error)),
+            }
+        }
+        None
+    }
+}
