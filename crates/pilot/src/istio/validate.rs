@@ -20,7 +20,7 @@ use crate::protocol::Protocol;
 pub use destination_rule::destination_rule;
 pub use service_entry::{service_entry, workload_entry};
 pub use sidecar::sidecar;
-pub use virtual_service::virtual_service;
+pub use virtual_service::{GRPC_STATUS, virtual_service};
 
 /// What a check finds.
 pub type Check = Result<(), FieldError>;

@@ -83,6 +83,9 @@ fn settings(
         connection_pool(pool, warnings)
     })?;
     optional("outlierDetection", outlier, outlier_detection)?;
+    if outlier.is_some() {
+        warnings.push("outlierDetection: has no effect in mosn yet, only in Envoy".to_owned());
+    }
     optional("tls", tls, |tls| match tls.mode {
         TlsMode::Disable => Ok(()),
         mode => Err(wrong(format!(

@@ -248,6 +248,9 @@ fn http_route(route: &HttpRoute, warnings: &mut Vec<String>) -> Check {
     optional("mirrorPercent", route.mirror_percent.as_ref(), |value| {
         percent(f64::from(*value))
     })?;
+    if route.mirror.is_some() || !route.mirrors.is_empty() {
+        warnings.push("spec.http.mirror: has no effect in mosn yet, only in Envoy".to_owned());
+    }
     headers(route.headers.as_ref())
 }
 
@@ -350,6 +353,9 @@ fn retries(retries: &Retries) -> Check {
         return Err(wrong(
             "http retry policy configured when attempts are set to 0 (disabled)",
         ));
+    }
+    if retries.retry_remote_localities == Some(true) {
+        return Err(wrong("is not implemented").in_field("retryRemoteLocalities"));
     }
     optional("perTryTimeout", retries.per_try_timeout.as_ref(), |value| {
         duration(value.0)

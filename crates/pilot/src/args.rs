@@ -1,0 +1,130 @@
+//! The command line, with istiod's names of flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The control plane of the mesh.
+#[derive(Debug, Parser)]
+#[command(name = "pilot", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What pilot can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve proxies: read configuration and registrations, and push them over xDS.
+    Discovery(DiscoveryArgs),
+    /// Check configuration files and exit: 0 when all documents are valid.
+    Validate(ValidateArgs),
+}
+
+/// Flags of `pilot discovery`.
+#[derive(Debug, Clone, Args)]
+pub struct DiscoveryArgs {
+    /// File of the mesh configuration; what it does not say has Istio's defaults.
+    #[arg(long = "meshConfig", value_name = "FILE")]
+    pub mesh_config: Option<PathBuf>,
+    /// Folder of configuration files, watched for changes.
+    #[arg(long = "configDir", value_name = "FOLDER")]
+    pub config_dir: Option<PathBuf>,
+    /// Address of xDS and of the registry's gRPC service.
+    #[arg(long = "grpcAddr", value_name = "ADDRESS", default_value = "127.0.0.1:15010", value_parser = address)]
+    pub grpc_addr: SocketAddr,
+    /// Address of /ready, /debug and of the registry's HTTP service.
+    #[arg(long = "httpAddr", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub http_addr: SocketAddr,
+    /// Address of /metrics, /version and /debug.
+    #[arg(long = "monitoringAddr", value_name = "ADDRESS", default_value = "127.0.0.1:15014", value_parser = address)]
+    pub monitoring_addr: SocketAddr,
+    /// Service registries to read; `none` for none.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "osr"
+    )]
+    pub registries: Vec<RegistryName>,
+    /// Folder where the embedded registry keeps what was registered; without it, it forgets when pilot ends.
+    #[arg(long = "registryDir", value_name = "FOLDER")]
+    pub registry_dir: Option<PathBuf>,
+    /// Domain of Kubernetes' service names.
+    #[arg(long, default_value = "cluster.local")]
+    pub domain: String,
+    /// What is logged: trace, debug, info, warning, error or off.
+    #[arg(
+        long = "log_output_level",
+        visible_alias = "log-level",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+}
+
+/// Flags of `pilot validate`.
+#[derive(Debug, Clone, Args)]
+pub struct ValidateArgs {
+    /// Folder of configuration files.
+    #[arg(long = "configDir", value_name = "FOLDER")]
+    pub config_dir: PathBuf,
+}
+
+/// A registry that pilot can read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RegistryName {
+    /// The embedded Open Service Registry.
+    #[value(name = "osr", aliases = ["OSR", "mesh"])]
+    Osr,
+    /// None.
+    #[value(name = "none", alias = "None")]
+    None,
+}
+
+/// An address; istiod's `:15010` binds the loopback here, not all interfaces.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let full = match text.strip_prefix(':') {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    full.parse().map_err(|_| {
+        format!("`{text}` is not <ip>:<port> (to listen on all interfaces: 0.0.0.0:<port>)")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn discovery(args: &[&str]) -> DiscoveryArgs {
+        let args = ["pilot", "discovery"].iter().chain(args);
+        match Cli::try_parse_from(args).expect("valid arguments").command {
+            Command::Discovery(args) => args,
+            Command::Validate(_) => panic!("another command"),
+        }
+    }
+
+    #[test]
+    fn listens_on_the_loopback_unless_told_otherwise() {
+        let args = discovery(&[]);
+        assert_eq!(args.grpc_addr.to_string(), "127.0.0.1:15010");
+        assert_eq!(args.http_addr.to_string(), "127.0.0.1:8080");
+        assert_eq!(args.monitoring_addr.to_string(), "127.0.0.1:15014");
+        assert_eq!(args.registries, [RegistryName::Osr]);
+        let args = discovery(&[
+            "--grpcAddr",
+            ":15099",
+            "--httpAddr",
+            "0.0.0.0:80",
+            "--registries",
+            "none",
+        ]);
+        assert_eq!(args.grpc_addr.to_string(), "127.0.0.1:15099");
+        assert_eq!(args.http_addr.to_string(), "0.0.0.0:80");
+        assert_eq!(args.registries, [RegistryName::None]);
+        assert!(Cli::try_parse_from(["pilot", "discovery", "--grpcAddr", "here"]).is_err());
+    }
+}

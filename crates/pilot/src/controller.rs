@@ -1,0 +1,301 @@
+//! Turns changes of the sources into snapshots.
+//!
+//! Configuration is gathered as istiod does it: until nothing came for 100 ms, at most 10 s. What happens in the registry
+//! goes out within milliseconds: it is gathered only as long as making the last snapshot took.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use registry::{Event, Registry};
+use tokio::sync::{mpsc, watch};
+
+use crate::istio::Labels;
+use crate::istio::mesh_config::MeshConfig;
+use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
+use crate::source::{self, FileStore, Problem};
+use crate::world::{Config, Registered, World, build};
+
+/// Configuration is pushed after this long without another change.
+const QUIET: Duration = Duration::from_millis(100);
+/// And at the latest after this long.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+/// Registrations are gathered at least this long.
+const BATCH: Duration = Duration::from_millis(3);
+/// And at most this long, however long snapshots take.
+const BATCH_MAX: Duration = Duration::from_secs(1);
+/// How often services that have long been empty are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// A proxy's labels, told when it connects.
+pub type Workload = (String, Labels);
+
+/// What the controller is started with.
+pub struct Sources {
+    /// Mesh-wide settings.
+    pub mesh: Arc<MeshConfig>,
+    /// The folder of configuration files.
+    pub config_dir: Option<PathBuf>,
+    /// The registry, if its services are to be served.
+    pub registry: Option<Registry>,
+    /// Labels of proxies as they connect.
+    pub workloads: mpsc::Receiver<Workload>,
+}
+
+/// State of the controller's task.
+pub(crate) struct Controller {
+    mesh: Arc<MeshConfig>,
+    files: Option<FileStore>,
+    registry: Option<Registry>,
+    registered: Registered,
+    workloads: Arc<HashMap<String, Labels>>,
+    config: Arc<Config>,
+    problems: Arc<[Problem]>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    metrics: Arc<Metrics>,
+    changed: Changed,
+    revision: u64,
+    last_build: Duration,
+}
+
+/// Changes that wait to become a snapshot.
+#[derive(Default)]
+struct Waiting {
+    /// When the first of them came.
+    since: Option<Instant>,
+    /// When they become a snapshot.
+    due: Option<Instant>,
+}
+
+impl Waiting {
+    /// Something came at `now`: wait until it is quiet.
+    fn for_quiet(&mut self, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        self.due = Some((now + QUIET).min(since + QUIET_MAX));
+    }
+
+    /// Something came at `now`: go on at the latest after `window`.
+    fn within(&mut self, now: Instant, window: Duration) {
+        let due = *self.since.get_or_insert(now) + window.min(BATCH_MAX);
+        self.due = Some(self.due.map_or(due, |known| known.max(due)));
+    }
+}
+
+/// What the registry changed since the last snapshot.
+#[derive(Default)]
+struct Changed {
+    services: bool,
+    hosts: Vec<Arc<str>>,
+}
+
+impl Controller {
+    /// Runs until nobody listens any longer. The first snapshot comes when all sources have been read.
+    pub(crate) async fn run(
+        sources: Sources,
+        snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+        metrics: Arc<Metrics>,
+    ) {
+        let mut events = match &sources.config_dir {
+            Some(folder) => source::watch(folder),
+            None => mpsc::channel(1).1,
+        };
+        let mut workloads = sources.workloads;
+        let mut changes = sources
+            .registry
+            .as_ref()
+            .and_then(|registry| registry.changes().ok());
+        let mut controller = Controller {
+            mesh: sources.mesh,
+            files: sources.config_dir.as_deref().map(FileStore::new),
+            registry: sources.registry,
+            registered: Registered::default(),
+            workloads: Arc::default(),
+            config: Arc::default(),
+            problems: Arc::new([]),
+            snapshots,
+            metrics,
+            changed: Changed::default(),
+            revision: 0,
+            last_build: Duration::ZERO,
+        };
+        controller.read_files();
+        if let Some(event) = next_event(&mut changes).await {
+            controller.take_event(&event);
+        }
+        controller.changed = Changed::default();
+        controller.publish_all("config", Instant::now());
+
+        let (mut for_files, mut for_registry) = (Waiting::default(), Waiting::default());
+
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let (files_due, registry_due) = (for_files.due, for_registry.due);
+            tokio::select! {
+                () = controller.snapshots.closed() => return,
+                Some(()) = events.recv() => {
+                    // Reading stamps is cheap; only a real change starts the wait.
+                    if controller.files.as_mut().is_some_and(FileStore::rescan) {
+                        controller.metrics.inbound("config");
+                        for_files.for_quiet(Instant::now());
+                    }
+                }
+                Some(event) = next_event(&mut changes) => {
+                    controller.metrics.inbound("eds");
+                    if let Some(window) = controller.take_event(&event) {
+                        for_registry.within(Instant::now(), window);
+                    }
+                }
+                Some((address, labels)) = workloads.recv() => {
+                    if controller.workloads.get(&address) != Some(&labels) {
+                        Arc::make_mut(&mut controller.workloads).insert(address, labels);
+                        for_registry.within(Instant::now(), BATCH);
+                    }
+                }
+                () = until(files_due), if files_due.is_some() => {
+                    controller.publish_files(&std::mem::take(&mut for_files));
+                }
+                () = until(registry_due), if registry_due.is_some() => {
+                    controller.publish_registry(&std::mem::take(&mut for_registry));
+                }
+                _ = sweep.tick() => {
+                    if controller.registered.sweep(Instant::now()) {
+                        controller.changed.services = true;
+                        for_registry.within(Instant::now(), BATCH_MAX);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the registry says. Returns how long to gather more of it, if it changes anything for proxies.
+    fn take_event(&mut self, event: &Event) -> Option<Duration> {
+        let registry = self.registry.as_ref()?;
+        let change = self
+            .registered
+            .apply(event, &registry.snapshot(), Instant::now());
+        if !change.services && change.hosts.is_empty() {
+            return None;
+        }
+        self.changed.services |= change.services;
+        self.changed.hosts.extend(change.hosts);
+        // A change of services costs a whole generation, one of endpoints next to nothing.
+        let cost = if change.services {
+            self.last_build * 2
+        } else {
+            Duration::ZERO
+        };
+        Some(BATCH.max(cost))
+    }
+
+    fn read_files(&mut self) {
+        let Some(files) = &mut self.files else { return };
+        files.rescan();
+        self.load_files();
+    }
+
+    fn load_files(&mut self) {
+        let Some(files) = &self.files else { return };
+        let (config, problems) = files.config();
+        for problem in problems
+            .iter()
+            .filter(|problem| !self.problems.contains(problem))
+        {
+            tracing::error!("{problem}");
+        }
+        for (id, object) in &config {
+            let known = self
+                .config
+                .get(id)
+                .is_some_and(|known| Arc::ptr_eq(known, object));
+            for warning in object.warnings.iter().filter(|_| !known) {
+                tracing::warn!("{id}: {warning}");
+            }
+        }
+        self.config = Arc::new(config);
+        self.problems = problems.into();
+    }
+
+    fn publish_files(&mut self, ready: &Waiting) {
+        let since = ready.since.unwrap_or_else(Instant::now);
+        self.metrics.debounced(since.elapsed());
+        self.load_files();
+        self.publish_all("config", since);
+    }
+
+    fn publish_registry(&mut self, ready: &Waiting) {
+        let since = ready.since.unwrap_or_else(Instant::now);
+        self.metrics.debounced(since.elapsed());
+        let mut changed = std::mem::take(&mut self.changed);
+        if changed.services {
+            self.publish_all("service", since);
+            return;
+        }
+        let Some(current) = self.snapshots.borrow().clone() else {
+            return;
+        };
+        self.revision += 1;
+        changed.hosts.sort();
+        changed.hosts.dedup();
+        let mut world =
+            current
+                .world
+                .with_endpoints(self.revision, &changed.hosts, &self.registered);
+        world.workloads = self.workloads.clone();
+        self.metrics.triggered(if changed.hosts.is_empty() {
+            "proxy"
+        } else {
+            "endpoint"
+        });
+        self.send(current.next(Arc::new(world), self.problems.clone(), since));
+    }
+
+    fn publish_all(&mut self, reason: &str, since: Instant) {
+        let started = Instant::now();
+        self.revision += 1;
+        let mut world: World = build(
+            self.revision,
+            self.mesh.clone(),
+            self.config.clone(),
+            &self.registered,
+        );
+        world.workloads = self.workloads.clone();
+        self.last_build = started.elapsed();
+        self.metrics.built(self.last_build);
+        self.metrics.triggered(reason);
+        self.metrics
+            .set("pilot_services", world.index.services.len());
+        self.metrics
+            .set("pilot_virt_services", world.index.virtual_services.len());
+        let subsets = world
+            .index
+            .destination_rules
+            .iter()
+            .map(|rule| rule.spec.subsets.len());
+        self.metrics.set("pilot_destrule_subsets", subsets.sum());
+        self.metrics
+            .set("pilot_config_problems", self.problems.len());
+        let world = Arc::new(world);
+        let current = self.snapshots.borrow().clone();
+        self.send(match current {
+            Some(current) => current.next(world, self.problems.clone(), since),
+            None => Snapshot::new(world, self.problems.clone(), since),
+        });
+    }
+
+    fn send(&self, snapshot: Snapshot) {
+        // `send_replace` keeps the snapshot although no proxy is connected.
+        self.snapshots.send_replace(Some(Arc::new(snapshot)));
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+async fn next_event(changes: &mut Option<registry::Watch>) -> Option<Event> {
+    changes.as_mut()?.next().await
+}

@@ -1,0 +1,278 @@
+//! The program: sources, servers and signals put together.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use registry::{Limits, Registry};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tonic::transport::server::TcpIncoming;
+use xds::server::grpc::AdsService;
+
+use crate::args::{Cli, Command, DiscoveryArgs, RegistryName, ValidateArgs};
+use crate::controller::{Controller, Sources};
+use crate::debug;
+use crate::istio::mesh_config::MeshConfig;
+use crate::metrics::Metrics;
+use crate::push::Hub;
+use crate::source::FileStore;
+
+/// How long open streams may take to end when pilot ends.
+const GRACE: Duration = Duration::from_secs(3);
+/// Keep-alive probes of gRPC connections, as istiod has them.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// File of the embedded registry in its folder.
+const REGISTRY_FILE: &str = "registry.redb";
+
+/// A pilot with its listeners bound.
+pub struct Pilot {
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    registry: Option<Registry>,
+    grpc: TcpListener,
+    http: TcpListener,
+    monitoring: TcpListener,
+    stop: watch::Sender<bool>,
+}
+
+impl Pilot {
+    /// Opens the registry, binds the listeners and begins to read the sources.
+    pub async fn start(args: &DiscoveryArgs) -> Result<Pilot> {
+        let mut mesh = match &args.mesh_config {
+            Some(file) => read_mesh_config(file)?,
+            None => MeshConfig::default(),
+        };
+        mesh.domain.clone_from(&args.domain);
+        let registry = match args.registries.contains(&RegistryName::Osr) {
+            true => Some(open_registry(args.registry_dir.as_deref())?),
+            false => None,
+        };
+        if let Some(folder) = &args.config_dir
+            && !folder.is_dir()
+        {
+            anyhow::bail!("--configDir {}: there is no such folder", folder.display());
+        }
+        let grpc = bind("--grpcAddr", args.grpc_addr).await?;
+        let http = bind("--httpAddr", args.http_addr).await?;
+        let monitoring = bind("--monitoringAddr", args.monitoring_addr).await?;
+
+        let metrics = Arc::new(Metrics::default());
+        let (snapshots, snapshot) = watch::channel(None);
+        let (stop, stopped) = watch::channel(false);
+        let (workloads, told) = mpsc::channel(64);
+        let sources = Sources {
+            mesh: Arc::new(mesh),
+            config_dir: args.config_dir.clone(),
+            registry: registry.clone(),
+            workloads: told,
+        };
+        tokio::spawn(Controller::run(sources, snapshots, metrics.clone()));
+        Ok(Pilot {
+            hub: Arc::new(Hub::new(snapshot, workloads, stopped, metrics.clone())),
+            metrics,
+            registry,
+            grpc,
+            http,
+            monitoring,
+            stop,
+        })
+    }
+
+    /// Where xDS is served.
+    pub fn grpc_addr(&self) -> Result<SocketAddr> {
+        Ok(self.grpc.local_addr()?)
+    }
+
+    /// Where HTTP is served.
+    pub fn http_addr(&self) -> Result<SocketAddr> {
+        Ok(self.http.local_addr()?)
+    }
+
+    /// Where metrics are served.
+    pub fn monitoring_addr(&self) -> Result<SocketAddr> {
+        Ok(self.monitoring.local_addr()?)
+    }
+
+    /// The embedded registry.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
+    }
+
+    /// Serves until `shutdown`, then ends all streams.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let stopped = || {
+            let mut stopped = self.stop.subscribe();
+            async move {
+                // An error says that the sender is gone: that is the end too.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            }
+        };
+        let hub = self.hub.clone();
+        let ads = AdsService::new(move |incoming| hub.accept(incoming));
+        let mut grpc = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .add_service(ads);
+        let mut http = debug::router(self.hub.clone());
+        if let Some(registry) = &self.registry {
+            grpc = grpc.add_service(registry.grpc_service());
+            http = http.merge(registry.http_router());
+        }
+        let monitoring = debug::monitoring(self.hub.clone(), self.metrics.clone());
+        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        let servers = async {
+            tokio::try_join!(
+                async {
+                    grpc.serve_with_incoming_shutdown(incoming, stopped())
+                        .await
+                        .context("xDS server")
+                },
+                async {
+                    axum::serve(self.http, http)
+                        .with_graceful_shutdown(stopped())
+                        .await
+                        .context("HTTP server")
+                },
+                async {
+                    let served = axum::serve(self.monitoring, monitoring);
+                    served
+                        .with_graceful_shutdown(stopped())
+                        .await
+                        .context("monitoring server")
+                },
+            )
+        };
+        tokio::pin!(servers);
+        tokio::select! {
+            ended = &mut servers => {
+                ended?;
+            }
+            () = shutdown => {
+                tracing::info!("shutting down");
+                self.stop.send_replace(true);
+                if tokio::time::timeout(GRACE, &mut servers).await.is_err() {
+                    tracing::warn!("some connections did not end in {GRACE:?}");
+                }
+            }
+        }
+        if let Some(registry) = self.registry {
+            registry.close().await;
+        }
+        Ok(())
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{flag} {address}: cannot listen"))
+}
+
+fn read_mesh_config(file: &Path) -> Result<MeshConfig> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("--meshConfig {}", file.display()))?;
+    MeshConfig::parse(&text)
+        .map_err(|error| anyhow::anyhow!("--meshConfig {}: {error}", file.display()))
+}
+
+fn open_registry(folder: Option<&Path>) -> Result<Registry> {
+    match folder {
+        Some(folder) => {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("--registryDir {}", folder.display()))?;
+            Registry::open(&folder.join(REGISTRY_FILE), Limits::default())
+                .with_context(|| format!("--registryDir {}", folder.display()))
+        }
+        None => Ok(Registry::in_memory(Limits::default())?),
+    }
+}
+
+/// Runs the program with its arguments, the first of which is its name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output, and are no failure.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Discovery(args) => discovery(&args),
+        Command::Validate(args) => return validate(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pilot: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn discovery(args: &DiscoveryArgs) -> Result<()> {
+    // istiod says `default:info`: the part before the colon names a scope.
+    let level = args.log_level.rsplit(':').next().unwrap_or_default();
+    telemetry::logging::init(level.parse()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let pilot = Pilot::start(args).await?;
+        tracing::info!(
+            grpc = %pilot.grpc_addr()?,
+            http = %pilot.http_addr()?,
+            monitoring = %pilot.monitoring_addr()?,
+            "pilot is listening"
+        );
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        pilot
+            .run(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            })
+            .await
+    })
+}
+
+/// Prints what is wrong with the files of a folder, one line a problem.
+fn validate(args: &ValidateArgs) -> ExitCode {
+    if !args.config_dir.is_dir() {
+        eprintln!(
+            "pilot: --configDir {}: there is no such folder",
+            args.config_dir.display()
+        );
+        return ExitCode::from(2);
+    }
+    let mut files = FileStore::new(&args.config_dir);
+    files.rescan();
+    let (config, problems) = files.config();
+    for (id, object) in &config {
+        for warning in &object.warnings {
+            eprintln!("warning: {id}: {warning}");
+        }
+    }
+    for problem in &problems {
+        eprintln!("error: {problem}");
+    }
+    if problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
