@@ -4,16 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{
-    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
-};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::error::{Error, OpenError};
 use crate::limits::Limits;
-use crate::model::{Instance, InstanceRef, Selector};
+use crate::model::{Change, Instance, InstanceRef, Selector};
 use crate::services::Services;
 use crate::state::{Batch, Registered, Renewed, State};
 use crate::store::{Loaded, Store};
@@ -239,6 +237,12 @@ impl Registry {
     }
 }
 
+/// What could not be written.
+struct Lost {
+    why: String,
+    changes: Vec<Change>,
+}
+
 struct Writer {
     commands: Receiver<Command>,
     state: State,
@@ -309,13 +313,10 @@ impl Writer {
                 }
             }
             if pending.len() < GATHER {
-                next = match self.commands.try_recv() {
-                    Ok(command) => Some(command),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = self.commands.try_recv().ok();
             }
         }
-        let written = self.write(batch).map_err(|(error, _)| error);
+        let written = self.write(batch).map_err(|lost| lost.why);
         for answer in pending {
             self.answer(answer, &written);
         }
@@ -350,13 +351,16 @@ impl Writer {
     }
 
     /// Brings a batch to the disk and into sight, and returns the revision then.
-    fn write(&mut self, batch: Batch) -> Result<u64, (String, Batch)> {
+    fn write(&mut self, batch: Batch) -> Result<u64, Lost> {
         if !batch.changes().is_empty() {
             add(&self.counters.commits, 1);
             if let Err(error) = self.store.commit(batch.changes(), batch.revision()) {
                 add(&self.counters.store_errors, 1);
                 tracing::error!(%error, store = ?self.store, "registry write failed");
-                return Err((error.to_string(), batch));
+                return Err(Lost {
+                    why: error.to_string(),
+                    changes: batch.into_changes(),
+                });
             }
         }
         let changes = self.state.commit(batch, Instant::now());
@@ -381,7 +385,7 @@ impl Writer {
         let lapsed = batch.changes().len();
         match self.write(batch) {
             Ok(_) => add(&self.counters.lapsed, lapsed),
-            Err((_, batch)) => self.state.put_off(&batch, now, RETRY_LAPSE),
+            Err(lost) => self.state.put_off(&lost.changes, now, RETRY_LAPSE),
         }
     }
 }

@@ -54,6 +54,10 @@ impl Batch {
         &self.changes
     }
 
+    pub(crate) fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -222,8 +226,8 @@ impl State {
     }
 
     /// Puts off what could not be taken out because the disk failed.
-    pub(crate) fn put_off(&mut self, batch: &Batch, now: Instant, by: Duration) {
-        for change in &batch.changes {
+    pub(crate) fn put_off(&mut self, changes: &[Change], now: Instant, by: Duration) {
+        for change in changes {
             self.leases
                 .start(change.instance.reference(), Some(by), now);
         }

@@ -18,6 +18,7 @@ const FILE: &str = "REGISTRY_TEST_FILE";
 
 /// Not a test of its own: what the child process runs.
 #[tokio::test]
+#[allow(clippy::print_stdout, reason = "the parent reads the address from it")]
 async fn child_process() {
     let Some(path) = std::env::var_os(FILE) else {
         return;
