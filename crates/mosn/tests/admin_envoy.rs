@@ -469,6 +469,38 @@ fn check_labels(mut text: &str) -> Vec<String> {
     labels
 }
 
+/// What istioctl and others decode into Envoy's messages must fit them, field by field.
+#[test]
+fn json_is_that_of_envoys_messages() {
+    use api::envoy::admin::v3::{Clusters, ConfigDump, Listeners, Memory, ServerInfo};
+    fn check<M: prost::Message + prost::Name + Default>(proxy: &Proxy, path: &str) -> M {
+        let json = get(proxy.admin, path).unwrap().json().unwrap();
+        api::json::from_value(&json).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (mosn, _envoy) = both(folder.path());
+    let clusters: Clusters = check(&mosn, "/clusters?format=json");
+    assert_eq!(clusters.cluster_statuses[0].host_statuses[0].weight, 3);
+    assert_eq!(
+        check::<ConfigDump>(&mosn, "/config_dump?include_eds")
+            .configs
+            .len(),
+        7
+    );
+    assert_eq!(
+        check::<Listeners>(&mosn, "/listeners?format=json").listener_statuses[0].name,
+        "l1"
+    );
+    assert_eq!(
+        check::<ServerInfo>(&mosn, "/server_info")
+            .command_line_options
+            .unwrap()
+            .concurrency,
+        1
+    );
+    assert!(check::<Memory>(&mosn, "/memory").total_physical_bytes > 1 << 20);
+}
+
 #[test]
 fn logs_a_connection_as_envoy_does() {
     let folder = tempfile::tempdir().unwrap();

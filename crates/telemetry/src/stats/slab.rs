@@ -1,9 +1,12 @@
 //! The cells that threads write. Each registered thread has a slab, made of chunks that are allocated when the thread
-//! first writes into them. A chunk starts on a cache line of its own, so two threads never share one.
+//! first writes into them. A chunk starts on cache lines of its own, so two threads never share one.
+//!
+//! Chunks are never freed but pooled when their registry goes: so a thread can keep plain references to its own, and an
+//! increment costs a look at two thread-local words.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{HISTOGRAM_CELLS, Inner, Kind};
 
@@ -11,17 +14,20 @@ use super::{HISTOGRAM_CELLS, Inner, Kind};
 const CHUNK: usize = 512;
 /// Histograms per chunk; one never straddles two chunks.
 const HISTOGRAMS_PER_CHUNK: usize = CHUNK / HISTOGRAM_CELLS;
+/// Chunks that a thread keeps at hand, of each kind: a million counters and gauges, 47 000 histograms. What is beyond is
+/// counted by atomic addition.
+const CHUNKS_AT_HAND: usize = 2048;
 
 #[repr(align(128))]
 pub(super) struct Chunk([AtomicU64; CHUNK]);
 
-type Chunks = Vec<Option<Arc<Chunk>>>;
+type Chunks = Vec<Option<&'static Chunk>>;
 
 /// The memory of one thread as the registry sees it.
 #[derive(Default)]
 pub(super) struct Slab {
     /// A living thread writes here.
-    pub(super) owned: bool,
+    owned: bool,
     scalars: Chunks,
     histograms: Chunks,
 }
@@ -33,20 +39,24 @@ pub(super) struct Indices {
     free: Vec<u32>,
 }
 
-/// What a thread keeps at hand: the chunks of its slab.
-struct Local {
-    registry: u64,
-    inner: Option<Arc<Inner>>,
+/// Gives the slab back when the thread ends.
+struct Owner {
+    inner: Arc<Inner>,
     slab: usize,
-    scalars: Chunks,
-    histograms: Chunks,
 }
 
+type AtHand = [Cell<Option<&'static Chunk>>; CHUNKS_AT_HAND];
+
 thread_local! {
-    static LOCAL: RefCell<Local> = const {
-        RefCell::new(Local { registry: 0, inner: None, slab: 0, scalars: Vec::new(), histograms: Vec::new() })
-    };
+    /// The registry that this thread is registered with; 0 is none.
+    static REGISTRY: Cell<u64> = const { Cell::new(0) };
+    static SCALARS: AtHand = const { [const { Cell::new(None) }; CHUNKS_AT_HAND] };
+    static HISTOGRAMS: AtHand = const { [const { Cell::new(None) }; CHUNKS_AT_HAND] };
+    static OWNER: RefCell<Option<Owner>> = const { RefCell::new(None) };
 }
+
+/// Chunks of registries that are gone, all zero.
+static POOL: Mutex<Vec<&'static Chunk>> = Mutex::new(Vec::new());
 
 impl Indices {
     pub(super) fn take(&mut self) -> u32 {
@@ -67,12 +77,14 @@ impl Indices {
 }
 
 impl Chunk {
-    fn new() -> Arc<Self> {
-        Arc::new(Self([const { AtomicU64::new(0) }; CHUNK]))
+    fn from_pool() -> &'static Self {
+        let pooled = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        pooled.unwrap_or_else(|| Box::leak(Box::new(Self([const { AtomicU64::new(0) }; CHUNK]))))
     }
 }
 
 /// Chunk and offset of the first cell of a slot.
+#[inline]
 fn place(kind: Kind, index: u32) -> (usize, usize) {
     let index = index as usize;
     match kind {
@@ -84,6 +96,7 @@ fn place(kind: Kind, index: u32) -> (usize, usize) {
     }
 }
 
+#[inline]
 fn width(kind: Kind) -> usize {
     match kind {
         Kind::Counter | Kind::Gauge => 1,
@@ -91,26 +104,16 @@ fn width(kind: Kind) -> usize {
     }
 }
 
-fn cells(chunks: &Chunks, kind: Kind, index: u32) -> Option<&[AtomicU64]> {
-    let (chunk, offset) = place(kind, index);
-    chunks
-        .get(chunk)?
-        .as_ref()?
-        .0
-        .get(offset..offset + width(kind))
-}
-
 impl Slab {
-    fn chunks(&self, kind: Kind) -> &Chunks {
-        match kind {
+    /// The cells of a slot, if this thread ever wrote near them.
+    pub(super) fn cells(&self, kind: Kind, index: u32) -> Option<&'static [AtomicU64]> {
+        let chunks = match kind {
             Kind::Counter | Kind::Gauge => &self.scalars,
             Kind::Histogram => &self.histograms,
-        }
-    }
-
-    /// The cells of a slot, if this thread ever wrote near them.
-    pub(super) fn cells(&self, kind: Kind, index: u32) -> Option<&[AtomicU64]> {
-        cells(self.chunks(kind), kind, index)
+        };
+        let (chunk, offset) = place(kind, index);
+        let chunk: &'static Chunk = (*chunks.get(chunk)?)?;
+        chunk.0.get(offset..offset + width(kind))
     }
 
     pub(super) fn zero(&self, kind: Kind, index: u32) {
@@ -119,127 +122,141 @@ impl Slab {
         }
     }
 
-    /// The chunks of this kind with the one that holds the slot in place.
-    fn grown(&mut self, kind: Kind, index: u32) -> Chunks {
+    /// The chunk of this number, made if it is not there.
+    fn chunk(&mut self, kind: Kind, number: usize) -> Option<&'static Chunk> {
         let chunks = match kind {
             Kind::Counter | Kind::Gauge => &mut self.scalars,
             Kind::Histogram => &mut self.histograms,
         };
-        let (chunk, _) = place(kind, index);
-        if chunks.len() <= chunk {
-            chunks.resize(chunk + 1, None);
+        if chunks.len() <= number {
+            chunks.resize(number + 1, None);
         }
-        if let Some(place) = chunks.get_mut(chunk) {
-            place.get_or_insert_with(Chunk::new);
-        }
-        chunks.clone()
+        chunks
+            .get_mut(number)
+            .map(|chunk| *chunk.get_or_insert_with(Chunk::from_pool))
     }
 }
 
-impl Local {
-    fn chunks(&self, kind: Kind) -> &Chunks {
-        match kind {
-            Kind::Counter | Kind::Gauge => &self.scalars,
-            Kind::Histogram => &self.histograms,
+impl Drop for Slab {
+    /// Only when the registry goes, and with it every handle: nobody writes here any more.
+    fn drop(&mut self) {
+        let chunks = self
+            .scalars
+            .drain(..)
+            .chain(self.histograms.drain(..))
+            .flatten();
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        for chunk in chunks {
+            chunk
+                .0
+                .iter()
+                .for_each(|cell| cell.store(0, Ordering::Relaxed));
+            pool.push(chunk);
         }
     }
+}
 
-    #[cold]
-    fn grow(&mut self, kind: Kind, index: u32) {
-        let Some(inner) = self.inner.as_ref() else {
-            return;
-        };
-        let mut state = inner.state();
-        let Some(slab) = state.slabs.get_mut(self.slab) else {
-            return;
-        };
-        let chunks = slab.grown(kind, index);
-        drop(state);
-        match kind {
-            Kind::Counter | Kind::Gauge => self.scalars = chunks,
-            Kind::Histogram => self.histograms = chunks,
-        }
-    }
-
-    /// Gives the slab back with its counts in it; the next thread that registers goes on counting there.
-    fn leave(&mut self) {
-        let Some(inner) = self.inner.take() else {
-            return;
-        };
-        if let Some(slab) = inner.state().slabs.get_mut(self.slab) {
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Before another thread may have the slab.
+        REGISTRY.set(0);
+        if let Some(slab) = self.inner.state().slabs.get_mut(self.slab) {
             slab.owned = false;
         }
-        self.registry = 0;
-        self.scalars.clear();
-        self.histograms.clear();
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        self.leave();
     }
 }
 
 /// Gives the calling thread a slab that no living thread has, and forgets the one it may have had elsewhere.
 pub(super) fn adopt(inner: &Arc<Inner>) {
-    // Fails only while the thread ends, when nothing is counted any more.
-    let _ = LOCAL.try_with(|local| {
-        let mut local = local.borrow_mut();
-        if local.registry == inner.id {
-            return;
-        }
-        local.leave();
-        let mut state = inner.state();
-        let free = state
-            .slabs
-            .iter()
-            .position(|slab| !slab.owned)
-            .unwrap_or(state.slabs.len());
-        if free == state.slabs.len() {
-            state.slabs.push(Slab::default());
-        }
-        if let Some(slab) = state.slabs.get_mut(free) {
-            slab.owned = true;
-            local.scalars = slab.scalars.clone();
-            local.histograms = slab.histograms.clone();
-        }
-        drop(state);
-        local.slab = free;
-        local.registry = inner.id;
-        local.inner = Some(Arc::clone(inner));
-    });
+    if REGISTRY.get() == inner.id {
+        return;
+    }
+    let mut state = inner.state();
+    let free = state
+        .slabs
+        .iter()
+        .position(|slab| !slab.owned)
+        .unwrap_or(state.slabs.len());
+    if free == state.slabs.len() {
+        state.slabs.push(Slab::default());
+    }
+    if let Some(slab) = state.slabs.get_mut(free) {
+        slab.owned = true;
+    }
+    drop(state);
+    for at_hand in [&SCALARS, &HISTOGRAMS] {
+        at_hand.with(|chunks| {
+            chunks
+                .iter()
+                .filter(|chunk| chunk.get().is_some())
+                .for_each(|chunk| chunk.set(None))
+        });
+    }
+    let owner = Owner {
+        inner: Arc::clone(inner),
+        slab: free,
+    };
+    // Fails only while the thread ends, when nothing is counted any more; then the slab is given back at once.
+    if let Ok(former) = OWNER.try_with(|place| place.replace(Some(owner))) {
+        drop(former);
+        REGISTRY.set(inner.id);
+    }
 }
 
-/// Lets the calling thread change its own cells of a slot. False if it has no slab in this registry.
+/// The calling thread's own cell of a counter or gauge; none if it has no slab in this registry.
 #[inline]
-pub(super) fn with_cells(
-    registry: u64,
-    kind: Kind,
-    index: u32,
-    change: impl Fn(&[AtomicU64]),
-) -> bool {
-    LOCAL
-        .try_with(|local| {
-            {
-                let local = local.borrow();
-                if local.registry != registry {
-                    return false;
-                }
-                if let Some(cells) = cells(local.chunks(kind), kind, index) {
-                    change(cells);
-                    return true;
-                }
-            }
-            let mut local = local.borrow_mut();
-            local.grow(kind, index);
-            match cells(local.chunks(kind), kind, index) {
-                Some(cells) => {
-                    change(cells);
-                    true
-                }
-                None => false,
-            }
+pub(super) fn own_scalar(registry: u64, index: u32) -> Option<&'static AtomicU64> {
+    if REGISTRY.get() != registry {
+        return None;
+    }
+    let (number, offset) = place(Kind::Counter, index);
+    let chunk = match SCALARS.with(|chunks| chunks.get(number).and_then(Cell::get)) {
+        Some(chunk) => chunk,
+        None => fetch(Kind::Counter, number)?,
+    };
+    chunk.0.get(offset)
+}
+
+/// The calling thread's own cells of a histogram.
+#[inline]
+pub(super) fn own_histogram(registry: u64, index: u32) -> Option<&'static [AtomicU64]> {
+    if REGISTRY.get() != registry {
+        return None;
+    }
+    let (number, offset) = place(Kind::Histogram, index);
+    let chunk = match HISTOGRAMS.with(|chunks| chunks.get(number).and_then(Cell::get)) {
+        Some(chunk) => chunk,
+        None => fetch(Kind::Histogram, number)?,
+    };
+    chunk.0.get(offset..offset + HISTOGRAM_CELLS)
+}
+
+/// Puts a chunk of the thread's slab at hand.
+#[cold]
+fn fetch(kind: Kind, number: usize) -> Option<&'static Chunk> {
+    if number >= CHUNKS_AT_HAND {
+        return None;
+    }
+    let chunk = OWNER
+        .try_with(|owner| {
+            let owner = owner.borrow();
+            let owner = owner.as_ref()?;
+            owner
+                .inner
+                .state()
+                .slabs
+                .get_mut(owner.slab)?
+                .chunk(kind, number)
         })
-        .unwrap_or(false)
+        .ok()??;
+    let at_hand = match kind {
+        Kind::Counter | Kind::Gauge => &SCALARS,
+        Kind::Histogram => &HISTOGRAMS,
+    };
+    at_hand.with(|chunks| {
+        chunks
+            .get(number)
+            .inspect(|place| place.set(Some(chunk)))
+            .map(|_| chunk)
+    })
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::histogram::{HistogramValue, bucket_of};
 use super::names::Name;
-use super::slab::with_cells;
+use super::slab::{own_histogram, own_scalar};
 use super::{BUCKETS, HISTOGRAM_CELLS, Inner, Kind};
 
 /// Set in a gauge's cell when it was ever written, so that a gauge that went back to zero still counts as used.
@@ -15,6 +15,8 @@ const VALUE: u64 = USED - 1;
 
 /// A name's place in every slab, and the cells of the threads that have no slab.
 pub(super) struct Slot {
+    /// The registry's number, at hand for every increment.
+    registry: u64,
     inner: Arc<Inner>,
     kind: Kind,
     index: u32,
@@ -52,6 +54,7 @@ pub(super) struct TextSlot {
 impl Slot {
     pub(super) fn new(inner: Arc<Inner>, kind: Kind, index: u32, name: Name) -> Self {
         Self {
+            registry: inner.id,
             inner,
             kind,
             index,
@@ -60,11 +63,6 @@ impl Slot {
             shared_histogram: OnceLock::new(),
             baseline: AtomicU64::new(0),
         }
-    }
-
-    #[inline]
-    fn with_cells(&self, change: impl Fn(&[AtomicU64])) -> bool {
-        with_cells(self.inner.id, self.kind, self.index, change)
     }
 
     /// Calls `see` with the slot's cells of every thread, and with those of the threads that have no slab.
@@ -166,13 +164,11 @@ impl Counter {
     /// Adds `n`.
     #[inline]
     pub fn add(&self, n: u64) {
-        let own = self.0.with_cells(|cells| {
-            if let [cell] = cells {
-                add_own(cell, n);
+        match own_scalar(self.0.registry, self.0.index) {
+            Some(cell) => add_own(cell, n),
+            None => {
+                self.0.shared.fetch_add(n, Ordering::Relaxed);
             }
-        });
-        if !own {
-            self.0.shared.fetch_add(n, Ordering::Relaxed);
         }
     }
 
@@ -222,19 +218,17 @@ impl Gauge {
     #[inline]
     fn change(&self, n: u64) {
         let moved = |cell: u64| cell.wrapping_add(n) & VALUE | USED;
-        let own = self.0.with_cells(|cells| {
-            if let [cell] = cells {
-                cell.store(moved(cell.load(Ordering::Relaxed)), Ordering::Relaxed);
+        match own_scalar(self.0.registry, self.0.index) {
+            Some(cell) => cell.store(moved(cell.load(Ordering::Relaxed)), Ordering::Relaxed),
+            None => {
+                // Never fails: the closure always gives a value.
+                let _ = self
+                    .0
+                    .shared
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |cell| {
+                        Some(moved(cell))
+                    });
             }
-        });
-        if !own {
-            // Never fails: the closure always gives a value.
-            let _ = self
-                .0
-                .shared
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |cell| {
-                    Some(moved(cell))
-                });
         }
     }
 
@@ -254,21 +248,20 @@ impl Histogram {
     #[inline]
     pub fn record(&self, value: u64) {
         let bucket = bucket_of(value);
-        let own = self.0.with_cells(|cells| {
+        if let Some(cells) = own_histogram(self.0.registry, self.0.index) {
             if let (Some(count), Some(sum)) = (cells.get(bucket), cells.get(BUCKETS + 1)) {
                 add_own(count, 1);
                 add_own(sum, value);
             }
-        });
-        if !own {
-            let cells = self
-                .0
-                .shared_histogram
-                .get_or_init(|| Box::new([const { AtomicU64::new(0) }; HISTOGRAM_CELLS]));
-            if let (Some(count), Some(sum)) = (cells.get(bucket), cells.get(BUCKETS + 1)) {
-                count.fetch_add(1, Ordering::Relaxed);
-                sum.fetch_add(value, Ordering::Relaxed);
-            }
+            return;
+        }
+        let cells = self
+            .0
+            .shared_histogram
+            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; HISTOGRAM_CELLS]));
+        if let (Some(count), Some(sum)) = (cells.get(bucket), cells.get(BUCKETS + 1)) {
+            count.fetch_add(1, Ordering::Relaxed);
+            sum.fetch_add(value, Ordering::Relaxed);
         }
     }
 

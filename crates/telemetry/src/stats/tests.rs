@@ -120,6 +120,27 @@ fn a_thread_of_one_registry_counts_in_another_too() {
 }
 
 #[test]
+fn a_thread_may_go_over_to_another_registry_and_chunks_are_used_again() {
+    for round in 0..3 {
+        let registry = Registry::new();
+        registry.register_thread();
+        let (counter, histogram) = (registry.counter("x"), registry.histogram("y"));
+        assert_eq!(
+            (counter.value(), histogram.value().count()),
+            (0, 0),
+            "round {round}"
+        );
+        counter.inc();
+        histogram.record(1);
+        assert_eq!(
+            (counter.value(), histogram.value().count()),
+            (1, 1),
+            "round {round}"
+        );
+    }
+}
+
+#[test]
 fn reset_makes_counters_zero_and_leaves_gauges() {
     let registry = Registry::new();
     registry.register_thread();
