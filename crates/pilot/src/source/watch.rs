@@ -15,8 +15,11 @@ pub fn watch(folder: &Path) -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
     let events = sender.clone();
     // A full channel holds a signal already.
-    let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-        let _ = events.try_send(());
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the folder is an event too: a signal for it would be answered by reading again, without end.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            let _ = events.try_send(());
+        }
     });
     let watcher = watcher.and_then(|mut watcher| {
         watcher.watch(folder, RecursiveMode::Recursive)?;
