@@ -203,7 +203,7 @@ async fn endpointz(State(hub): State<Arc<Hub>>) -> Response {
                         "healthy": endpoint.healthy,
                         "labels": endpoint.labels,
                         "source": match endpoint.ports {
-                            EndpointPorts::Named(_) => "config",
+                            EndpointPorts::Numbered(_) => "config",
                             EndpointPorts::Only(..) => "registry",
                         },
                     });

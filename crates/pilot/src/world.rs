@@ -154,9 +154,9 @@ pub struct Endpoint {
 /// Ports of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EndpointPorts {
-    /// Numbers by port name; for the others the service's target port.
-    Named(BTreeMap<Arc<str>, u16>),
-    /// It serves only this port.
+    /// From configuration: by the service's port number. Entries of one host may define different ports.
+    Numbered(BTreeMap<u16, u16>),
+    /// From the registry: it serves only the port of this name.
     Only(Arc<str>, u16),
 }
 
@@ -173,9 +173,7 @@ impl Endpoint {
     /// Where it listens for a port of its service.
     pub fn port(&self, port: &ServicePort) -> Option<u16> {
         match &self.ports {
-            EndpointPorts::Named(ports) => {
-                Some(ports.get(&port.name).copied().unwrap_or(port.target))
-            }
+            EndpointPorts::Numbered(ports) => ports.get(&port.number).copied(),
             EndpointPorts::Only(name, number) => (*name == port.name).then_some(*number),
         }
     }
@@ -232,7 +230,7 @@ impl World {
     pub fn selects(&self, labels: &Labels, endpoint: &Endpoint) -> bool {
         let workload = match endpoint.ports {
             EndpointPorts::Only(..) => self.workloads.get(endpoint.address.as_ref()),
-            EndpointPorts::Named(_) => None,
+            EndpointPorts::Numbered(_) => None,
         };
         labels.iter().all(|(key, value)| {
             let of_workload = workload.and_then(|labels| labels.get(key));

@@ -34,7 +34,6 @@ use crate::istio::destination_rule::{
     ConnectionPoolSettings, DestinationRule, OutlierDetection as OutlierSettings,
     SimpleLoadBalancer, Subset, TrafficPolicy,
 };
-use crate::istio::mesh_config::MeshConfig;
 use crate::istio::service_entry::Resolution;
 use crate::istio::sidecar::IngressListener;
 use crate::protocol::Protocol;
@@ -44,6 +43,8 @@ use crate::world::{Rule, Service, ServicePort, World};
 
 /// Time without traffic after which connections of pass-through clusters are closed.
 const PASSTHROUGH_IDLE: Duration = Duration::from_secs(300);
+/// Spread of the times at which proxies resolve names.
+const DNS_JITTER: Duration = Duration::from_millis(100);
 /// Key of the HTTP options of a cluster.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -89,7 +90,7 @@ pub(super) fn inbound_clusters(world: &World, scope: &Scope, ip: IpAddr) -> Vec<
     let pool = sidecar.spec.inbound_connection_pool.as_ref();
     let listeners = sidecar.spec.ingress.iter();
     let clusters =
-        listeners.filter_map(|listener| inbound_cluster(&world.mesh, listener, pool, ip));
+        listeners.filter_map(|listener| inbound_cluster(world, scope, listener, pool, ip));
     clusters
         .map(|cluster| Resource::new(cluster.name.as_str(), &cluster))
         .collect()
@@ -229,6 +230,10 @@ impl Maker<'_> {
                     cluster.cluster_discovery_type = kind(kind_of);
                     cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
                     cluster.dns_refresh_rate = Some(duration(self.world.mesh.dns_refresh_rate.0));
+                    if self.scope.class.client == Client::Envoy {
+                        cluster.respect_dns_ttl = true;
+                        cluster.dns_jitter = Some(duration(DNS_JITTER));
+                    }
                     cluster.load_assignment =
                         Some(endpoint::load_assignment(self.world, &assignment));
                 }
@@ -242,7 +247,12 @@ impl Maker<'_> {
                 }
             }
         }
-        apply_pool(&mut cluster, policy.connection_pool.as_ref(), port.protocol);
+        apply_pool(
+            &mut cluster,
+            policy.connection_pool.as_ref(),
+            port.protocol,
+            self.scope.class.client,
+        );
         // mosn has no outlier detection yet, and says so by refusing it.
         if self.scope.class.client == Client::Envoy {
             cluster.outlier_detection = policy.outlier_detection.as_ref().map(outlier_detection);
@@ -328,7 +338,12 @@ fn lb_policy(simple: Option<SimpleLoadBalancer>) -> LbPolicy {
     }
 }
 
-fn apply_pool(cluster: &mut Cluster, pool: Option<&ConnectionPoolSettings>, protocol: Protocol) {
+fn apply_pool(
+    cluster: &mut Cluster,
+    pool: Option<&ConnectionPoolSettings>,
+    protocol: Protocol,
+    client: Client,
+) {
     cluster.circuit_breakers = Some(thresholds(pool));
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let http = pool.and_then(|pool| pool.http.as_ref());
@@ -364,6 +379,8 @@ fn apply_pool(cluster: &mut Cluster, pool: Option<&ConnectionPoolSettings>, prot
     let use_client_protocol = http.is_some_and(|http| http.use_client_protocol == Some(true));
     let upstream = match protocol {
         _ if use_client_protocol => Some(downstream_protocol()),
+        // What is spoken is not known: what the caller speaks is right.
+        Protocol::Unknown if client == Client::Envoy => Some(downstream_protocol()),
         Protocol::Http2 => Some(explicit(ProtocolConfig::Http2ProtocolOptions(
             core::Http2ProtocolOptions {
                 max_concurrent_streams: http.and_then(|http| http.max_concurrent_streams),
@@ -422,7 +439,8 @@ fn outlier_detection(settings: &OutlierSettings) -> OutlierDetection {
 
 /// The cluster towards the application behind an ingress listener.
 fn inbound_cluster(
-    mesh: &MeshConfig,
+    world: &World,
+    scope: &Scope,
     listener: &IngressListener,
     pool: Option<&ConnectionPoolSettings>,
     ip: IpAddr,
@@ -432,7 +450,7 @@ fn inbound_cluster(
     let name = inbound(number);
     let mut cluster = Cluster {
         alt_stat_name: format!("{name};"),
-        connect_timeout: Some(duration(mesh.connect_timeout.0)),
+        connect_timeout: Some(duration(world.mesh.connect_timeout.0)),
         common_lb_config: Some(CommonLbConfig::default()),
         name: name.clone(),
         ..Default::default()
@@ -463,6 +481,7 @@ fn inbound_cluster(
         &mut cluster,
         listener.connection_pool.as_ref().or(pool),
         protocol,
+        scope.class.client,
     );
     Some(cluster)
 }

@@ -81,7 +81,9 @@ impl Stream {
                     types: Default::default(),
                 },
             );
-        let snapshots = hub.snapshots.clone();
+        // What there is now is answered request by request; only what comes from here on is pushed.
+        let mut snapshots = hub.snapshots.clone();
+        snapshots.mark_unchanged();
         Stream {
             connection: Connection::new(format!("sofamesh-pilot-{}", env!("CARGO_PKG_VERSION"))),
             hub,
@@ -119,7 +121,7 @@ impl Stream {
                     }
                 },
                 changed = self.snapshots.changed() => match changed {
-                    Ok(()) => self.push(),
+                    Ok(()) => self.push(None),
                     Err(_) => return,
                 },
                 () = at(retire_at), if retire_at.is_some() => self.retire(),
@@ -160,16 +162,16 @@ impl Stream {
         }
         // A snapshot that came since is for the other types too: a response of one alone might refer to what the proxy
         // has not got.
-        let is_new = self.snapshots.has_changed().unwrap_or(false);
-        let mut responses = if is_new { self.push() } else { Vec::new() };
-        let borrowed = self.snapshots.borrow().clone();
-        let Some(snapshot) = borrowed else {
-            return responses;
+        if self.snapshots.has_changed().unwrap_or(false) {
+            return self.push(Some(type_url));
+        }
+        let snapshot = self.snapshots.borrow().clone();
+        let Some(snapshot) = snapshot else {
+            return Vec::new();
         };
         let set = self.resources(&snapshot, type_url);
         let response = self.connection.respond(type_url, &set);
-        responses.extend(self.sent(type_url, response));
-        responses
+        self.sent(type_url, response).into_iter().collect()
     }
 
     /// The resources of a type; of clusters also those that are to go later.
@@ -210,8 +212,9 @@ impl Stream {
         set
     }
 
-    /// A new snapshot: everything that changed for this proxy, in the order that never refers to what it has not got.
-    fn push(&mut self) -> Vec<Response> {
+    /// A new snapshot: everything that changed for this proxy, in the order that never refers to what it has not got;
+    /// of the type that it asks for all, changed or not.
+    fn push(&mut self, asked: Option<&str>) -> Vec<Response> {
         let started = Instant::now();
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
@@ -224,7 +227,8 @@ impl Stream {
             }
             let set = self.resources(&snapshot, type_url);
             // A proxy that gets clusters waits for their endpoints, whether it had them before or not.
-            let response = if type_url == ENDPOINTS && new_clusters {
+            let always = asked == Some(type_url) || (type_url == ENDPOINTS && new_clusters);
+            let response = if always {
                 self.connection.respond(type_url, &set)
             } else {
                 self.connection.push(type_url, &set)

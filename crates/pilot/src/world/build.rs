@@ -166,19 +166,16 @@ fn add_service_entry(
 ) {
     let ports: Vec<ServicePort> = spec.ports.iter().filter_map(service_port).collect();
     let own = if spec.workload_selector.is_some() {
-        selected(object, spec, config)
+        selected(object, spec, &ports, config)
     } else if spec.endpoints.is_empty()
         && matches!(spec.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
     {
         Vec::new()
     } else {
-        let name = |index: usize| match spec.endpoints.len() {
-            1 => object.id.name.clone(),
-            _ => format!("{}-{index}", object.id.name),
-        };
+        let name = |index: usize| format!("{}-{index}", object.id.name);
         let workloads = spec.endpoints.iter().enumerate();
         workloads
-            .map(|(i, item)| endpoint(item, &item.labels, &object.id, &name(i)))
+            .map(|(i, item)| endpoint(item, &ports, &item.labels, &object.id, &name(i)))
             .collect()
     };
     for host in &spec.hosts {
@@ -198,6 +195,7 @@ fn add_service_entry(
             };
             of_host.push(endpoint(
                 &entry,
+                &ports,
                 &Labels::new(),
                 &object.id,
                 &object.id.name,
@@ -253,7 +251,12 @@ fn service_port(port: &crate::istio::Port) -> Option<ServicePort> {
 }
 
 /// Endpoints of the WorkloadEntries that a ServiceEntry selects.
-fn selected(object: &Object, spec: &ServiceEntry, config: &Config) -> Vec<Endpoint> {
+fn selected(
+    object: &Object,
+    spec: &ServiceEntry,
+    ports: &[ServicePort],
+    config: &Config,
+) -> Vec<Endpoint> {
     let Some(selector) = &spec.workload_selector else {
         return Vec::new();
     };
@@ -266,22 +269,31 @@ fn selected(object: &Object, spec: &ServiceEntry, config: &Config) -> Vec<Endpoi
                 labels.extend(workload.labels.clone());
                 selector
                     .matches(&labels)
-                    .then(|| endpoint(workload, &labels, &entry.id, &entry.id.name))
+                    .then(|| endpoint(workload, ports, &labels, &entry.id, &entry.id.name))
             }
             _ => None,
         })
         .collect()
 }
 
-fn endpoint(entry: &WorkloadEntry, labels: &Labels, id: &ObjectId, name: &str) -> Endpoint {
-    let ports = entry
-        .ports
-        .iter()
-        .filter_map(|(name, number)| Some((name.as_str().into(), u16::try_from(*number).ok()?)))
-        .collect();
+/// An endpoint for the ports of its ServiceEntry: where it says, else at their targets.
+fn endpoint(
+    entry: &WorkloadEntry,
+    ports: &[ServicePort],
+    labels: &Labels,
+    id: &ObjectId,
+    name: &str,
+) -> Endpoint {
+    let number = |port: &ServicePort| {
+        let own = entry
+            .ports
+            .get(port.name.as_ref())
+            .and_then(|number| u16::try_from(*number).ok());
+        (port.number, own.unwrap_or(port.target))
+    };
     Endpoint {
         address: entry.address.as_str().into(),
-        ports: EndpointPorts::Named(ports),
+        ports: EndpointPorts::Numbered(ports.iter().map(number).collect()),
         labels: labels.clone(),
         weight: entry.weight.max(1),
         locality: entry.locality.as_str().into(),
