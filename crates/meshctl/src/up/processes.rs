@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::child::ENDS_WITH_PARENT;
 
@@ -29,8 +29,9 @@ pub(super) enum Kind {
 struct Process {
     name: String,
     kind: Kind,
-    /// Its standard input is held open by it: the process ends when we do.
     child: Child,
+    /// Held open as long as the process is to run (and apart from the child, whose `wait` would close it).
+    _stdin: Option<ChildStdin>,
 }
 
 /// All processes of one mesh.
@@ -90,7 +91,7 @@ impl Processes {
         arguments: impl IntoIterator<Item = OsString>,
         output: Stdio,
     ) -> anyhow::Result<()> {
-        let child = Command::new(&self.program)
+        let mut child = Command::new(&self.program)
             .arg(command)
             .args(arguments)
             .env(ENDS_WITH_PARENT, "1")
@@ -105,6 +106,7 @@ impl Processes {
         self.running.push(Process {
             name: name.to_owned(),
             kind,
+            _stdin: child.stdin.take(),
             child,
         });
         Ok(())
