@@ -1,41 +1,35 @@
-//! http
+//! The HTTP connection manager and the router, for HTTP/1.
+//!
+//! A downstream connection is one task. It holds no buffers while it waits; for each request it parses the head in place,
+//! finds the route, takes an upstream connection out of the host's pool and moves bytes between the two sockets itself.
+//!
+//! - `connection`: waiting, reading heads, drain and time limits of a connection
+//! - `request`, `path`: what is checked and changed before routes see a request
+//! - `call`: from the head to the route; answers that need no upstream
+//! - `forward`, `retry`, `deadlines`: the router
+//! - `exchange`, `tunnel`: bytes between both sides
+//! - `upstream`: the connections to a host
+//! - `reply`, `headers`, `date`: what is written
 
-use std::rc::Rc;
-use std::sync::Arc;
+mod call;
+mod config;
+mod connection;
+mod date;
+mod deadlines;
+mod exchange;
+mod forward;
+mod headers;
+mod io;
+mod path;
+mod record;
+mod reply;
+mod request;
+mod retry;
+mod scratch;
+mod stats;
+mod timer;
+mod tunnel;
+pub mod upstream;
 
-use base::FieldError;
-
-use crate::config::CompileContext;
-use crate::listener::Downstream;
-use crate::worker::Worker;
-
-/// Compiled configuration.
-pub struct Config;
-
-impl Config {
-    /// c
-    pub fn compile(
-        _: &api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager,
-        _: &CompileContext,
-    ) -> Result<Config, FieldError> {
-        Ok(Config)
-    }
-    /// The name of the route configuration that comes by RDS.
-    pub fn rds_name(&self) -> Option<&str> {
-        None
-    }
-}
-
-/// Serves one downstream connection.
-pub async fn serve(_conn: Downstream, _config: Arc<Config>, _worker: Rc<Worker>) {}
-
-/// Upstream connections.
-pub mod upstream {
-    /// Connections to one host.
-    #[derive(Default)]
-    pub struct HostPool;
-    impl HostPool {
-        /// Closes what is idle.
-        pub fn close_idle(&self) {}
-    }
-}
+pub use config::Config;
+pub use connection::serve;

@@ -91,6 +91,8 @@ stats! {
     upstream_rq_pending_total: Counter,
     /// Requests that wait for a connection.
     upstream_rq_pending_active: Gauge,
+    /// Requests refused because too many were in flight.
+    upstream_rq_active_overflow: Counter,
     /// Requests refused by the circuit breaker.
     upstream_rq_pending_overflow: Counter,
     /// Requests that failed because their connection did not open.
