@@ -72,6 +72,29 @@ async fn read_body(registry: &Registry, request: Request) -> Result<Bytes, Probl
     }
 }
 
+fn service_named(registry: &Registry, protocol: &str, name: &str) -> Result<ServiceKey, Problem> {
+    let key = ServiceKey::new(protocol, name);
+    registry
+        .limits()
+        .check_service(&key)
+        .map_err(Problem::invalid)?;
+    Ok(key)
+}
+
+fn instance_named(
+    registry: &Registry,
+    protocol: &str,
+    name: &str,
+    id: &str,
+) -> Result<InstanceRef, Problem> {
+    let reference = InstanceRef::new(protocol, name, id);
+    registry
+        .limits()
+        .check_reference(&reference)
+        .map_err(Problem::invalid)?;
+    Ok(reference)
+}
+
 async fn list_services(State(registry): State<Registry>, query: Query) -> Answer {
     let query = query.only(&["protocol", "service", "limit", "after"])?;
     let selector = query.selector()?;
@@ -87,7 +110,7 @@ async fn get_service(
     State(registry): State<Registry>,
     Names((protocol, name)): Names<(String, String)>,
 ) -> Answer {
-    let key = ServiceKey::new(&protocol, &name);
+    let key = service_named(&registry, &protocol, &name)?;
     let services = registry.snapshot();
     match services.get(&key) {
         Some(service) => json(
@@ -104,9 +127,10 @@ async fn list_instances(
     query: Query,
 ) -> Answer {
     let query = query.only(&["version", "group", "healthy", "limit", "after"])?;
+    let key = service_named(&registry, &protocol, &name)?;
     let selector = Selector {
-        protocol: Some(protocol.into()),
-        service: Some(name.into()),
+        protocol: Some(key.protocol),
+        service: Some(key.name),
         ..query.selector()?
     };
     let page = query.page()?;
@@ -121,7 +145,7 @@ async fn get_instance(
     State(registry): State<Registry>,
     Names((protocol, name, id)): Names<(String, String, String)>,
 ) -> Answer {
-    let reference = InstanceRef::new(&protocol, &name, &id);
+    let reference = instance_named(&registry, &protocol, &name, &id)?;
     match registry.snapshot().instance(&reference) {
         Some(instance) => json(StatusCode::OK, &view::Instance::of(instance)),
         None => Err(no_instance(&reference)),
@@ -174,7 +198,7 @@ async fn delete_instance(
     State(registry): State<Registry>,
     Names((protocol, name, id)): Names<(String, String, String)>,
 ) -> Answer {
-    let reference = InstanceRef::new(&protocol, &name, &id);
+    let reference = instance_named(&registry, &protocol, &name, &id)?;
     let done = registry
         .deregister(vec![reference.clone()])
         .await
@@ -189,7 +213,7 @@ async fn renew_lease(
     State(registry): State<Registry>,
     Names((protocol, name, id)): Names<(String, String, String)>,
 ) -> Answer {
-    let reference = InstanceRef::new(&protocol, &name, &id);
+    let reference = instance_named(&registry, &protocol, &name, &id)?;
     let done = registry
         .renew(vec![reference.clone()])
         .await

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::FieldError;
 
-use crate::model::{Instance, InstanceRef};
+use crate::model::{Instance, InstanceRef, ServiceKey};
 
 /// Bounds on what may be registered.
 #[derive(Clone, Debug)]
@@ -62,8 +62,7 @@ const HOST_BYTES: usize = 253;
 impl Limits {
     /// Refuses an instance that is not well formed; the path is relative to the instance.
     pub fn check(&self, instance: &Instance) -> Result<(), FieldError> {
-        check_protocol(&instance.service.protocol)?;
-        check_name("service", &instance.service.name, self.name_bytes)?;
+        self.check_service(&instance.service)?;
         check_name("id", &instance.id, self.name_bytes)?;
         check_word("version", &instance.version)?;
         check_word("group", &instance.group)?;
@@ -121,10 +120,15 @@ impl Limits {
         Ok(())
     }
 
+    /// Refuses a name that no service can have.
+    pub fn check_service(&self, service: &ServiceKey) -> Result<(), FieldError> {
+        check_protocol(&service.protocol)?;
+        check_name("service", &service.name, self.name_bytes)
+    }
+
     /// Refuses a name that no instance can have.
     pub fn check_reference(&self, reference: &InstanceRef) -> Result<(), FieldError> {
-        check_protocol(&reference.service.protocol)?;
-        check_name("service", &reference.service.name, self.name_bytes)?;
+        self.check_service(&reference.service)?;
         check_name("id", &reference.id, self.name_bytes)
     }
 }
@@ -220,7 +224,6 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ServiceKey;
 
     fn instance() -> Instance {
         let mut instance =

@@ -94,11 +94,12 @@ async fn registers_lists_renews_and_deregisters() -> Result<(), Error> {
 async fn says_which_field_is_wrong() {
     let (_registry, client) = registry_and_client().await;
     type Edit = fn(&mut Content);
-    let cases: [(&str, Edit); 4] = [
+    let cases: [(&str, Edit); 5] = [
         ("port", |c| c.port = 0),
         ("address", |c| c.address = "no address".into()),
         ("weight", |c| c.weight = Some(70_000)),
         ("ttlSeconds", |c| c.ttl_seconds = Some(-1.0)),
+        ("ttlSeconds", |c| c.ttl_seconds = Some(1e-42)),
     ];
     for (expected, edit) in cases {
         let mut wrong = content(1);

@@ -53,7 +53,8 @@ struct Content {
 impl Content {
     fn into_instance(self, service: ServiceKey, id: &str) -> Result<Instance, FieldError> {
         let ttl = match Duration::try_from_secs_f64(self.ttl_seconds) {
-            Ok(Duration::ZERO) => None,
+            // What is only rounded to zero is not "no lease" but too short.
+            Ok(_) if self.ttl_seconds == 0.0 => None,
             Ok(ttl) => Some(ttl),
             Err(error) => return Err(FieldError::at("ttlSeconds", error.to_string())),
         };
