@@ -7,7 +7,7 @@ use ::xds::client::{self, ClientConfig, Handle, ResourceType};
 use anyhow::Context;
 use api::envoy::config::core::v3::address::Address;
 use api::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
-use telemetry::stats::{Counter, Gauge, Registry};
+use telemetry::stats::{Counter, Gauge, Registry, Text};
 use tokio::sync::mpsc;
 
 use crate::bootstrap::Dynamic;
@@ -35,6 +35,8 @@ struct UpdateStats {
     attempt: Counter,
     success: Counter,
     rejected: Counter,
+    /// The version in force.
+    version: Option<Text>,
 }
 
 impl UpdateStats {
@@ -43,6 +45,17 @@ impl UpdateStats {
             attempt: stats.counter(&format!("{prefix}.update_attempt")),
             success: stats.counter(&format!("{prefix}.update_success")),
             rejected: stats.counter(&format!("{prefix}.update_rejected")),
+            version: None,
+        }
+    }
+}
+
+impl UpdateStats {
+    /// With the text that only the types have of which there is one subscription.
+    fn with_version(self, stats: &Registry, prefix: &str) -> UpdateStats {
+        UpdateStats {
+            version: Some(stats.text(&format!("{prefix}.version_text"))),
+            ..self
         }
     }
 }
@@ -74,8 +87,10 @@ impl Subscriptions {
             clusters_came: false,
             listeners_came: false,
             connected: stats.gauge("control_plane.connected_state"),
-            cds: UpdateStats::new(stats, "cluster_manager.cds"),
-            lds: UpdateStats::new(stats, "listener_manager.lds"),
+            cds: UpdateStats::new(stats, "cluster_manager.cds")
+                .with_version(stats, "cluster_manager.cds"),
+            lds: UpdateStats::new(stats, "listener_manager.lds")
+                .with_version(stats, "listener_manager.lds"),
             eds: UpdateStats::new(stats, "eds"),
             rds: UpdateStats::new(stats, "rds"),
         })
@@ -149,7 +164,7 @@ impl Subscriptions {
             }
             ResourceType::Route => manager.apply_routes(&version, &resources),
         };
-        self.count(kind, &applied);
+        self.count(kind, &version, &applied);
         match applied {
             Ok(()) => {
                 tracing::debug!(
@@ -167,7 +182,7 @@ impl Subscriptions {
         }
     }
 
-    fn count(&self, kind: ResourceType, applied: &Result<(), Rejected>) {
+    fn count(&self, kind: ResourceType, version: &str, applied: &Result<(), Rejected>) {
         let stats = match kind {
             ResourceType::Cluster => &self.cds,
             ResourceType::Listener => &self.lds,
@@ -175,7 +190,12 @@ impl Subscriptions {
             ResourceType::Route => &self.rds,
         };
         match applied {
-            Ok(()) => stats.success.inc(),
+            Ok(()) => {
+                stats.success.inc();
+                if let Some(text) = &stats.version {
+                    text.set(version);
+                }
+            }
             Err(_) => stats.rejected.inc(),
         }
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::envoy::config::cluster::v3::Cluster;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ type Counts = HashMap<&'static str, u64>;
 struct View {
     name: String,
     added_via_api: bool,
+    /// The name that statistics use.
+    observability_name: String,
     config: Arc<ClusterConfig>,
     hosts: Arc<HostsConfig>,
 }
@@ -53,8 +56,14 @@ pub(super) async fn clusters(server: &Server, query: &Query) -> Reply {
             .collect();
         let views = state.manager.clusters().filter_map(|(name, entry)| {
             let active = entry.active.as_ref()?;
+            let alternative = api::any::unpack::<Cluster>(&active.source.resource)
+                .map(|cluster| cluster.alt_stat_name);
             Some(View {
                 name: name.clone(),
+                observability_name: alternative
+                    .ok()
+                    .filter(|name| !name.is_empty())
+                    .unwrap_or_else(|| name.clone()),
                 added_via_api: active.source.origin == Origin::Dynamic,
                 config: active.config.clone(),
                 hosts: entry.hosts.clone(),
@@ -154,7 +163,7 @@ fn cluster_text(out: &mut String, view: &View, counts: impl Fn(&HostConfig) -> C
     let _ = writeln!(
         out,
         "{name}::observability_name::{}",
-        observability_name(view)
+        view.observability_name
     );
     for (label, priority) in [
         ("default_priority", Priority::Default),
@@ -195,11 +204,6 @@ fn cluster_text(out: &mut String, view: &View, counts: impl Fn(&HostConfig) -> C
     }
 }
 
-/// The name that statistics use.
-fn observability_name(view: &View) -> &str {
-    &view.name
-}
-
 fn cluster_json(view: &View, counts: impl Fn(&HostConfig) -> Counts) -> Value {
     let hosts: Vec<_> = view
         .hosts
@@ -233,7 +237,7 @@ fn cluster_json(view: &View, counts: impl Fn(&HostConfig) -> Counts) -> Value {
     );
     status.insert(
         "observability_name".to_owned(),
-        json!(observability_name(view)),
+        json!(view.observability_name),
     );
     if let Some(service) = eds_service_name(&view.config) {
         status.insert("eds_service_name".to_owned(), json!(service));
