@@ -1,4 +1,5 @@
-//! Generates Rust types for Envoy's API and our own `.proto` files, and the tables that `api::json` reads.
+//! Generates Rust types for Envoy's API and our own `.proto` files, and the tables that `api::json` and
+//! `api::validate` read.
 //!
 //! The sources of Envoy's files are the `proto/` folder of the crate `envoy-types`, which is fetched by cargo but never
 //! compiled: it holds all of Envoy's API, this crate only what the mesh serves.
@@ -12,6 +13,8 @@ use std::{env, fs};
 
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
+#[path = "build/rules.rs"]
+mod rules;
 #[path = "build/tables.rs"]
 mod tables;
 
@@ -87,7 +90,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files: Vec<PathBuf> = ENVOY_FILES.iter().map(PathBuf::from).collect();
     own_files(&own, &own, &mut files)?;
 
-    let mut fds = protox::compile(files, includes)?;
+    let mut compiler = protox::Compiler::new(includes)?;
+    compiler.include_imports(true).open_files(files)?;
+    let options = rules::Options::new(compiler.descriptor_pool());
+    let mut fds = compiler.file_descriptor_set();
     prune(&mut fds);
 
     let packages: BTreeSet<String> = fds
@@ -96,7 +102,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|file| file.package().to_owned())
         .filter(|package| package != "google.protobuf")
         .collect();
-    fs::write(out_dir.join("tables.rs"), tables::generate(&fds))?;
+    fs::write(out_dir.join("tables.rs"), tables::generate(&fds, &options))?;
 
     let mut config = prost_build::Config::new();
     config.out_dir(&out_dir);

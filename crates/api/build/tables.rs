@@ -1,13 +1,15 @@
-//! Writes the descriptors that `api::json` reads, as Rust statics sorted by name.
+//! Writes the descriptors that `api::json` and `api::validate` read, as Rust statics sorted by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
+use crate::rules::Options;
+
 /// The source text of the tables `MESSAGES` and `ENUMS`.
-pub(crate) fn generate(fds: &FileDescriptorSet) -> String {
+pub(crate) fn generate(fds: &FileDescriptorSet, options: &Options) -> String {
     let mut messages = BTreeMap::new();
     let mut enums = BTreeMap::new();
     for file in &fds.file {
@@ -18,16 +20,18 @@ pub(crate) fn generate(fds: &FileDescriptorSet) -> String {
             enums.insert(format!("{}.{}", file.package(), item.name()), item);
         }
     }
-    let indices = Indices {
+    let context = Context {
         messages: messages.keys().cloned().zip(0..).collect(),
         enums: enums.keys().cloned().zip(0..).collect(),
+        with_rules: with_rules(&messages, options),
+        options,
     };
 
-    let mut out = String::from("pub(super) static MESSAGES: &[Message] = &[\n");
+    let mut out = String::from("pub(crate) static MESSAGES: &[Message] = &[\n");
     for (name, message) in &messages {
-        write_message(&mut out, name, message, &indices);
+        write_message(&mut out, name, message, &context);
     }
-    out.push_str("];\npub(super) static ENUMS: &[Enum] = &[\n");
+    out.push_str("];\npub(crate) static ENUMS: &[Enum] = &[\n");
     for (name, item) in &enums {
         let _ = write!(out, "Enum {{ name: {name:?}, values: &[");
         for value in &item.value {
@@ -39,9 +43,41 @@ pub(crate) fn generate(fds: &FileDescriptorSet) -> String {
     out
 }
 
-struct Indices {
+struct Context<'a> {
     messages: BTreeMap<String, u16>,
     enums: BTreeMap<String, u16>,
+    with_rules: BTreeSet<String>,
+    options: &'a Options,
+}
+
+/// Messages that have rules, or may hold one that has: the others need no look when values are checked.
+fn with_rules(
+    messages: &BTreeMap<String, &DescriptorProto>,
+    options: &Options,
+) -> BTreeSet<String> {
+    let mut found: BTreeSet<String> = messages
+        .iter()
+        .filter(|(name, message)| {
+            let mut fields = message.field.iter();
+            let mut oneofs = message.oneof_decl.iter();
+            *name == "google.protobuf.Any"
+                || fields.any(|field| options.of_field(name, field.name()).is_some())
+                || oneofs.any(|oneof| options.is_required(name, oneof.name()))
+        })
+        .map(|(name, _)| name.clone())
+        .collect();
+    loop {
+        let known = found.len();
+        for (name, message) in messages {
+            let mut fields = message.field.iter();
+            if fields.any(|field| found.contains(field.type_name().trim_start_matches('.'))) {
+                found.insert(name.clone());
+            }
+        }
+        if found.len() == known {
+            return found;
+        }
+    }
 }
 
 fn collect<'a>(
@@ -60,26 +96,37 @@ fn collect<'a>(
     messages.insert(name, message);
 }
 
-fn write_message(out: &mut String, name: &str, message: &DescriptorProto, indices: &Indices) {
+fn write_message(out: &mut String, name: &str, message: &DescriptorProto, context: &Context<'_>) {
     let map_entry = message
         .options
         .as_ref()
         .is_some_and(|options| options.map_entry());
     let _ = write!(
         out,
-        "Message {{ name: {name:?}, map_entry: {map_entry}, oneofs: &["
+        "Message {{ name: {name:?}, map_entry: {map_entry}, has_rules: {}, oneofs: &[",
+        context.with_rules.contains(name)
     );
     for oneof in &message.oneof_decl {
-        let _ = write!(out, "{:?}, ", oneof.name());
+        let required = context.options.is_required(name, oneof.name());
+        let _ = write!(
+            out,
+            "Oneof {{ name: {:?}, required: {required} }}, ",
+            oneof.name()
+        );
     }
     out.push_str("], fields: &[\n");
     for field in &message.field {
-        write_field(out, field, indices);
+        write_field(out, name, field, context);
     }
     out.push_str("] },\n");
 }
 
-fn write_field(out: &mut String, field: &FieldDescriptorProto, indices: &Indices) {
+fn write_field(
+    out: &mut String,
+    message: &str,
+    field: &FieldDescriptorProto,
+    context: &Context<'_>,
+) {
     // The reader derives the JSON name from the original one; a name chosen by hand would be lost.
     assert_eq!(
         field.json_name(),
@@ -89,8 +136,8 @@ fn write_field(out: &mut String, field: &FieldDescriptorProto, indices: &Indices
     );
     let target = field.type_name().trim_start_matches('.');
     let kind = match field.r#type() {
-        Type::Message => format!("Message({})", indices.messages[target]),
-        Type::Enum => format!("Enum({})", indices.enums[target]),
+        Type::Message => format!("Message({})", context.messages[target]),
+        Type::Enum => format!("Enum({})", context.enums[target]),
         Type::Group => panic!("groups are not part of proto3"),
         scalar => format!("{scalar:?}"),
     };
@@ -100,9 +147,15 @@ fn write_field(out: &mut String, field: &FieldDescriptorProto, indices: &Indices
         Some(index) if !synthetic => format!("Some({index})"),
         _ => "None".to_owned(),
     };
+    let has_presence =
+        !repeated && (field.oneof_index.is_some() || field.r#type() == Type::Message);
+    let rules = match context.options.of_field(message, field.name()) {
+        Some(rules) => format!("Some(&{rules})"),
+        None => "None".to_owned(),
+    };
     let _ = writeln!(
         out,
-        "Field {{ name: {:?}, number: {}, kind: Kind::{kind}, repeated: {repeated}, oneof: {oneof} }},",
+        "Field {{ name: {:?}, number: {}, kind: Kind::{kind}, repeated: {repeated}, oneof: {oneof}, has_presence: {has_presence}, rules: {rules} }},",
         field.name(),
         field.number(),
     );

@@ -5,14 +5,14 @@
 
 mod decode;
 mod encode;
-mod table;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use base::FieldError;
 use prost::{Message, Name};
 use serde_json::Value;
+
+use crate::table;
 
 /// How deep messages, lists and `Any`s may be nested in one another.
 pub(crate) const MAX_DEPTH: usize = 100;

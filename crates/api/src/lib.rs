@@ -16,7 +16,11 @@
 
 pub mod any;
 pub mod json;
+mod rules;
+mod table;
 pub mod time;
+pub mod validate;
+mod wire;
 pub mod yaml;
 
 /// Generated code: one module per package.

@@ -10,6 +10,7 @@ use api::envoy::config::core::v3::{
 };
 use base::FieldError;
 use clap::{Parser, ValueEnum};
+use prost::{Message, Name};
 use serde_json::Value;
 
 use crate::config::Options;
@@ -140,7 +141,9 @@ pub fn load(flags: &Flags) -> anyhow::Result<Bootstrap> {
         let over = api::yaml::to_value(text).context("--config-yaml")?;
         merge(&mut merged, over);
     }
-    let mut bootstrap: Bootstrap = api::json::from_value(&merged)?;
+    let bytes = api::json::encode(&Bootstrap::full_name(), &merged)?;
+    api::validate::message::<Bootstrap>(&bytes)?;
+    let mut bootstrap = Bootstrap::decode(bytes.as_slice())?;
     let node = bootstrap.node.get_or_insert_default();
     if let Some(id) = &flags.service_node {
         node.id.clone_from(id);

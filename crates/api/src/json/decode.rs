@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::MAX_DEPTH;
 use super::encode::has_special_form;
-use super::table::{self, Field, Kind, Message};
-use super::wire::{Raw, Reader, malformed, unzigzag};
+use crate::table::{self, Field, Kind, Message};
 use crate::time;
+use crate::wire::{Raw, Reader, malformed, unzigzag};
 
 /// The JSON form of the bytes of a message of the given type.
 pub(super) fn message(message: &Message, bytes: &[u8]) -> Result<Value, FieldError> {
@@ -77,10 +77,10 @@ fn get_field(
             .or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(items) = slot {
             match raw {
-                Raw::Bytes(packed) if is_packable(field.kind) => {
+                Raw::Bytes(packed) if field.kind.is_packable() => {
                     let mut reader = Reader(packed);
                     while !reader.0.is_empty() {
-                        let raw = packed_item(field.kind, &mut reader)?;
+                        let raw = reader.packed_item(field.kind)?;
                         items.push(get_single(field.kind, raw, depth)?);
                     }
                 }
@@ -137,18 +137,6 @@ fn default_value(kind: Kind) -> Value {
         | Kind::Sint32
         | Kind::Fixed32
         | Kind::Sfixed32 => Value::from(0),
-    }
-}
-
-fn is_packable(kind: Kind) -> bool {
-    !matches!(kind, Kind::String | Kind::Bytes | Kind::Message(_))
-}
-
-fn packed_item<'a>(kind: Kind, reader: &mut Reader<'a>) -> Result<Raw<'a>, FieldError> {
-    match kind {
-        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => reader.fixed64().map(Raw::Fixed64),
-        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => reader.fixed32().map(Raw::Fixed32),
-        _ => reader.varint().map(Raw::Varint),
     }
 }
 

@@ -7,9 +7,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 
 use super::MAX_DEPTH;
-use super::table::{self, Field, Kind, Message};
-use super::wire::{WireType, put_bytes, put_key, put_varint, zigzag};
+use crate::table::{self, Field, Kind, Message};
 use crate::time;
+use crate::wire::{WireType, put_bytes, put_key, put_varint, zigzag};
 
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
@@ -101,8 +101,7 @@ fn put_fields(
                 let oneof = message
                     .oneofs
                     .get(usize::from(index))
-                    .copied()
-                    .unwrap_or_default();
+                    .map_or("", |oneof| oneof.name);
                 let text = format!(
                     "conflicts with \"{earlier_key}\": only one of oneof \"{oneof}\" may be set"
                 );

@@ -242,8 +242,8 @@ fn depth_is_limited_both_ways() {
     let mut bytes = Vec::new();
     for _ in 0..1000 {
         let mut outer = Vec::new();
-        wire::put_bytes(&mut outer, 1, b"type.googleapis.com/google.protobuf.Any");
-        wire::put_bytes(&mut outer, 2, &bytes);
+        crate::wire::put_bytes(&mut outer, 1, b"type.googleapis.com/google.protobuf.Any");
+        crate::wire::put_bytes(&mut outer, 2, &bytes);
         bytes = outer;
     }
     assert!(decode("google.protobuf.Any", &bytes).is_err());

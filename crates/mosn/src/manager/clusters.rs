@@ -125,6 +125,7 @@ impl Manager {
                     _ => {}
                 }
             }
+            api::validate::message::<Cluster>(&any.value).map_err(refused)?;
             let compiled = ClusterConfig::compile(&cluster, ClusterUse::Traffic, &self.context())
                 .map_err(refused)?;
             changed.push((name.clone(), compiled, any.clone()));
@@ -170,10 +171,12 @@ impl Manager {
             let assignment: ClusterLoadAssignment =
                 config::unpack(any, LOAD_ASSIGNMENT).map_err(fallback)?;
             let name = assignment.cluster_name.clone();
-            let hosts = HostsConfig::compile(&assignment).map_err(|error| Rejected {
+            let refused = |error| Rejected {
                 resource: name.clone(),
                 error,
-            })?;
+            };
+            api::validate::message::<ClusterLoadAssignment>(&any.value).map_err(refused)?;
+            let hosts = HostsConfig::compile(&assignment).map_err(refused)?;
             if wanted.contains(&name) {
                 compiled.push((name, hosts, any.clone()));
             }

@@ -130,7 +130,9 @@ impl Manager {
                 version: version.to_owned(),
                 updated: SystemTime::now(),
             };
-            match self.prepare(&listener, source) {
+            let prepared_one = api::validate::message::<Listener>(&any.value)
+                .and_then(|()| self.prepare(&listener, source));
+            match prepared_one {
                 Ok(p) => prepared.push(p),
                 Err(error) => {
                     self.manager_stats.listener_create_failure.inc();

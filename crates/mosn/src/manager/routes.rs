@@ -44,6 +44,7 @@ impl Manager {
                 resource: name.clone(),
                 error,
             };
+            api::validate::message::<RouteConfiguration>(&any.value).map_err(refused)?;
             let known = |cluster: &str| self.clusters.contains_key(cluster);
             let table = Table::compile(&routes, &self.context(), &known).map_err(refused)?;
             if wanted.contains(&name) {

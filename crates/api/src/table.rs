@@ -1,33 +1,50 @@
 //! Descriptors of all messages and enums, generated at build time.
 
+use crate::rules::*;
+
 include!(concat!(env!("OUT_DIR"), "/tables.rs"));
 
 /// A message type.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// Full name with package.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Whether it is an entry of a map field: `key` = 1, `value` = 2.
-    pub(super) map_entry: bool,
-    /// Names of its oneofs.
-    pub(super) oneofs: &'static [&'static str],
+    pub(crate) map_entry: bool,
+    /// Its oneofs.
+    pub(crate) oneofs: &'static [Oneof],
+    /// Whether there are rules in it or in what it may hold.
+    pub(crate) has_rules: bool,
     /// In the order of the `.proto` file.
-    pub(super) fields: &'static [Field],
+    pub(crate) fields: &'static [Field],
+}
+
+/// A group of fields of which at most one is set.
+#[derive(Debug)]
+pub(crate) struct Oneof {
+    /// Original name.
+    pub(crate) name: &'static str,
+    /// Whether one of its fields must be set.
+    pub(crate) required: bool,
 }
 
 /// A field of a message.
 #[derive(Debug)]
-pub(super) struct Field {
+pub(crate) struct Field {
     /// Original name; the JSON name is derived from it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Field number.
-    pub(super) number: u32,
+    pub(crate) number: u32,
     /// Type of the value.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// List or map.
-    pub(super) repeated: bool,
+    pub(crate) repeated: bool,
     /// Index of its oneof; none for `optional`.
-    pub(super) oneof: Option<u8>,
+    pub(crate) oneof: Option<u8>,
+    /// Whether a default value that was set differs from one that was not.
+    pub(crate) has_presence: bool,
+    /// What is demanded of it.
+    pub(crate) rules: Option<&'static Rules>,
 }
 
 /// Type of a field's value; the numbers are indices of the tables.
@@ -36,7 +53,7 @@ pub(super) struct Field {
     dead_code,
     reason = "which scalars are used depends on the .proto files"
 )]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Double,
     Float,
     Int32,
@@ -58,15 +75,15 @@ pub(super) enum Kind {
 
 /// An enum type.
 #[derive(Debug)]
-pub(super) struct Enum {
+pub(crate) struct Enum {
     /// Full name with package.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Names and numbers of its values.
-    pub(super) values: &'static [(&'static str, i32)],
+    pub(crate) values: &'static [(&'static str, i32)],
 }
 
 /// The message type of a full name.
-pub(super) fn message_by_name(name: &str) -> Option<&'static Message> {
+pub(crate) fn message_by_name(name: &str) -> Option<&'static Message> {
     MESSAGES
         .binary_search_by(|message| message.name.cmp(name))
         .ok()
@@ -74,30 +91,37 @@ pub(super) fn message_by_name(name: &str) -> Option<&'static Message> {
 }
 
 /// The message type that a field refers to.
-pub(super) fn message(index: u16) -> &'static Message {
+pub(crate) fn message(index: u16) -> &'static Message {
     &MESSAGES[usize::from(index)]
 }
 
 /// The enum type that a field refers to.
-pub(super) fn enumeration(index: u16) -> &'static Enum {
+pub(crate) fn enumeration(index: u16) -> &'static Enum {
     &ENUMS[usize::from(index)]
+}
+
+impl Kind {
+    /// Whether a list of it may stand on the wire as one run of bytes.
+    pub(crate) fn is_packable(self) -> bool {
+        !matches!(self, Kind::String | Kind::Bytes | Kind::Message(_))
+    }
 }
 
 impl Message {
     /// The field of an original or lowerCamelCase name.
-    pub(super) fn field(&self, name: &str) -> Option<&'static Field> {
+    pub(crate) fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.answers_to(name))
     }
 
     /// The field of a number.
-    pub(super) fn field_by_number(&self, number: u32) -> Option<&'static Field> {
+    pub(crate) fn field_by_number(&self, number: u32) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.number == number)
     }
 }
 
 impl Field {
     /// Key and value of the entries, if this is a map.
-    pub(super) fn map_entry(&self) -> Option<(&'static Field, &'static Field)> {
+    pub(crate) fn map_entry(&self) -> Option<(&'static Field, &'static Field)> {
         match self.kind {
             Kind::Message(index) if self.repeated => match message(index) {
                 Message {
@@ -139,7 +163,7 @@ impl Field {
 
 impl Enum {
     /// The number of a name.
-    pub(super) fn number(&self, name: &str) -> Option<i32> {
+    pub(crate) fn number(&self, name: &str) -> Option<i32> {
         self.values
             .iter()
             .find(|(given, _)| *given == name)
@@ -147,7 +171,7 @@ impl Enum {
     }
 
     /// The first name of a number.
-    pub(super) fn value_name(&self, number: i32) -> Option<&'static str> {
+    pub(crate) fn value_name(&self, number: i32) -> Option<&'static str> {
         self.values
             .iter()
             .find(|(_, given)| *given == number)

@@ -1,10 +1,12 @@
-//! The protobuf wire format, as far as the JSON mapping needs it.
+//! The protobuf wire format, as far as the JSON mapping and the rules need it.
 
 use base::FieldError;
 
+use crate::table::Kind;
+
 /// Encoding of a field's value on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WireType {
+pub(crate) enum WireType {
     Varint,
     Fixed64,
     Bytes,
@@ -12,7 +14,7 @@ pub(super) enum WireType {
 }
 
 /// Appends a variable-length integer.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8) | 0x80);
         value >>= 7;
@@ -21,7 +23,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Appends the key of a field.
-pub(super) fn put_key(out: &mut Vec<u8>, number: u32, wire_type: WireType) {
+pub(crate) fn put_key(out: &mut Vec<u8>, number: u32, wire_type: WireType) {
     let code = match wire_type {
         WireType::Varint => 0,
         WireType::Fixed64 => 1,
@@ -32,25 +34,25 @@ pub(super) fn put_key(out: &mut Vec<u8>, number: u32, wire_type: WireType) {
 }
 
 /// Appends a field of bytes with its key and length.
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_key(out, number, WireType::Bytes);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// Signed to unsigned so that small absolute values stay short.
-pub(super) fn zigzag(value: i64) -> u64 {
+pub(crate) fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
 /// The inverse of [`zigzag`].
-pub(super) fn unzigzag(value: u64) -> i64 {
+pub(crate) fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 /// A value as it stands on the wire.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Raw<'a> {
+pub(crate) enum Raw<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -59,11 +61,11 @@ pub(super) enum Raw<'a> {
 
 /// Reads the fields of one message, one after the other.
 #[derive(Debug, Clone)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// The next field's number and value; `None` at the end.
-    pub(super) fn field(&mut self) -> Result<Option<(u32, Raw<'a>)>, FieldError> {
+    pub(crate) fn field(&mut self) -> Result<Option<(u32, Raw<'a>)>, FieldError> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -82,8 +84,17 @@ impl<'a> Reader<'a> {
         Ok(Some((number, raw)))
     }
 
+    /// The next item of a packed list of numbers.
+    pub(crate) fn packed_item(&mut self, kind: Kind) -> Result<Raw<'a>, FieldError> {
+        match kind {
+            Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => self.fixed64().map(Raw::Fixed64),
+            Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => self.fixed32().map(Raw::Fixed32),
+            _ => self.varint().map(Raw::Varint),
+        }
+    }
+
     /// A variable-length integer.
-    pub(super) fn varint(&mut self) -> Result<u64, FieldError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, FieldError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let (&byte, rest) = self.0.split_first().ok_or_else(malformed)?;
@@ -97,14 +108,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Four bytes, little-endian.
-    pub(super) fn fixed32(&mut self) -> Result<u32, FieldError> {
+    pub(crate) fn fixed32(&mut self) -> Result<u32, FieldError> {
         let (bytes, rest) = self.0.split_first_chunk().ok_or_else(malformed)?;
         self.0 = rest;
         Ok(u32::from_le_bytes(*bytes))
     }
 
     /// Eight bytes, little-endian.
-    pub(super) fn fixed64(&mut self) -> Result<u64, FieldError> {
+    pub(crate) fn fixed64(&mut self) -> Result<u64, FieldError> {
         let (bytes, rest) = self.0.split_first_chunk().ok_or_else(malformed)?;
         self.0 = rest;
         Ok(u64::from_le_bytes(*bytes))
@@ -118,6 +129,6 @@ impl<'a> Reader<'a> {
 }
 
 /// The error of bytes that are no message of the expected type.
-pub(super) fn malformed() -> FieldError {
+pub(crate) fn malformed() -> FieldError {
     FieldError::new("malformed protobuf")
 }
