@@ -194,7 +194,11 @@ impl Exchange {
             }
             if s.to_upstream.pending() > 0 && !self.upstream_deaf {
                 match s.to_upstream.poll_flush(up, cx) {
-                    Poll::Ready(Ok(())) => self.active = true,
+                    Poll::Ready(Ok(())) => {
+                        self.active = true;
+                        // What did not fit before may be taken now.
+                        again |= !self.request_done && !s.body.is_empty();
+                    }
                     // The upstream may have answered before it closed; reading tells.
                     Poll::Ready(Err(_)) => self.upstream_deaf = true,
                     Poll::Pending => {}
@@ -224,6 +228,8 @@ impl Exchange {
                 Poll::Pending => {}
             }
             if s.to_downstream.pending() > 0 {
+                // Decoding stops where too much waits for the client; it must go on once that is sent.
+                let held_back = s.to_downstream.pending() >= HIGH_WATERMARK;
                 let before = s.to_downstream.sent();
                 let flushed = s.to_downstream.poll_flush(&mut conn.stream, cx);
                 conn.shared
@@ -237,6 +243,7 @@ impl Exchange {
                     Poll::Pending => {}
                 }
                 s.to_downstream.forget_sent();
+                again |= held_back && s.to_downstream.pending() < HIGH_WATERMARK;
             }
             if matches!(self.phase, Phase::End) && s.to_downstream.pending() == 0 {
                 return Poll::Ready(Event::Done);

@@ -35,6 +35,8 @@ struct Router<'r, 't> {
     framing: Framing,
     /// Whether the request was already sent a second time because an idle connection turned out to be closed.
     refreshed: bool,
+    /// Whether it was sent again because the policy says so.
+    retried: bool,
 }
 
 /// How a try ended.
@@ -135,6 +137,7 @@ pub(super) async fn run<'t>(
         retries,
         framing,
         refreshed: false,
+        retried: false,
     };
     let ending = router.run(call).await;
     call.record.bytes_received += router.exchange.request_bytes;
@@ -296,8 +299,13 @@ impl Router<'_, '_> {
             let pause = match self.attempt(call).await {
                 Try::Over(ending) => return ending,
                 Try::Unwanted(pause) => pause,
-                Try::Failed(failed) if failed.stale && !self.refreshed => {
+                Try::Failed(failed)
+                    if failed.stale
+                        && !self.refreshed
+                        && !self.retries.wants_reset(failed.reset) =>
+                {
                     self.refreshed = true;
+                    call.record.attempts -= 1;
                     continue;
                 }
                 Try::Failed(failed)
@@ -320,6 +328,7 @@ impl Router<'_, '_> {
     fn take_retry(&mut self, call: &mut Call<'_>) -> Option<Duration> {
         match self.retries.take(&self.cluster, self.forward.priority) {
             Verdict::Retry(pause) => {
+                self.retried = true;
                 self.retries.tried.extend(call.record.host.clone());
                 return Some(pause);
             }
@@ -804,7 +813,7 @@ impl Router<'_, '_> {
                     status,
                     b"downstream duration timeout",
                     "max_duration_timeout",
-                    Some(ResponseFlag::DurationTimeout),
+                    None,
                 )
             }
         };
@@ -842,7 +851,7 @@ impl Router<'_, '_> {
             None => format!("upstream_reset_before_response_started{{{code}}}"),
         };
         call.record.because(details, None);
-        let retried = if call.record.attempts > 1 && !self.refreshed {
+        let retried = if self.retried {
             "retried and the latest "
         } else {
             ""
