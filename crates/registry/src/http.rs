@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{any, get, post, put};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -24,7 +24,7 @@ use query::{Names, Query};
 const OPENAPI: &str = include_str!("../openapi/v1.json");
 
 impl Registry {
-    /// The routes below `/v1`.
+    /// The routes below `/v1`, and nothing elsewhere: it can be merged with others.
     pub fn http_router(&self) -> Router {
         let instances = "/v1/services/{protocol}/{service}/instances";
         Router::new()
@@ -43,7 +43,7 @@ impl Registry {
             .route("/v1/status", get(status))
             .route("/v1/openapi.json", get(openapi))
             .method_not_allowed_fallback(method_not_allowed)
-            .fallback(not_found)
+            .route("/v1/{*rest}", any(not_found))
             .layer(DefaultBodyLimit::disable())
             .with_state(self.clone())
     }
