@@ -138,11 +138,13 @@ impl Stage {
             &[("app", "consumer")],
         )?;
         let to = mesh.address(CONSUMER, plan.port.number).to_string();
+        let named = format!("{}:{}", mesh.name(CONSUMER), plan.port.number);
         let registry = consumer_sidecar.mesh_registry();
         let flags = match plan.framework {
             _ if plan.registry => vec![("mesh", registry.as_str())],
             Framework::Spring => vec![("to", to.as_str()), ("authority", plan.host)],
-            Framework::Dubbo | Framework::Sofarpc => vec![("to", to.as_str())],
+            Framework::Dubbo => vec![("to", named.as_str())],
+            Framework::Sofarpc => vec![("to", to.as_str())],
         };
         mesh.write("service.yaml", &services(&mesh, &plan, &["v1", "v2"]))?;
         mesh.write("rule.yaml", &yaml::destination_rule(plan.host, ""))?;

@@ -92,12 +92,15 @@ fn java(framework: Framework, class: &str, arguments: &[String], folder: &Path) 
         "-XX:TieredStopAtLevel=1",
         "-Xshare:auto",
         "-Djava.net.preferIPv4Stack=true",
-        // Dubbo would replace loopback addresses by the host's own when it connects.
-        "-Ddubbo.network.interface.ignored=.*",
         "-Djdk.httpclient.allowRestrictedHeaders=host",
         "-Dinvoke.baggage.enable=true",
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     ]);
+    // Dubbo replaces loopback addresses by the machine's own when it connects, but not names; see `Mesh::name`.
+    command.arg(format!(
+        "-Djdk.net.hosts.file={}",
+        folder.join(crate::mesh::HOSTS_FILE).display()
+    ));
     for package in OPENED {
         command.args(["--add-opens", &format!("java.base/{package}=ALL-UNNAMED")]);
     }

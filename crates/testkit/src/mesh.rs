@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use crate::{http, programs, wait};
 
 /// The namespace of all sidecars.
 pub const NAMESPACE: &str = "demo";
+
+/// The file in the test's folder that says to JVMs what [`Mesh::name`] names.
+pub(crate) const HOSTS_FILE: &str = "hosts";
 
 const PILOT_HOST: u8 = 1;
 const ADS_PORT: u16 = 15_010;
@@ -50,6 +53,7 @@ impl Mesh {
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("config");
         fs::create_dir(&config)?;
+        write_hosts(&folder.path().join(HOSTS_FILE), &loopback)?;
         let mut command = Command::new(programs::own("pilot")?);
         command
             .arg("discovery")
@@ -85,13 +89,18 @@ impl Mesh {
         self.loopback.ip(host)
     }
 
+    /// A name for host number `host` that the test's JVMs know, for applications that take a loopback address amiss.
+    pub fn name(&self, host: u8) -> String {
+        host_name(host)
+    }
+
     /// A socket address of host number `host`.
     pub fn address(&self, host: u8, port: u16) -> SocketAddr {
         self.loopback.address(host, port)
     }
 
     /// Where logs and bootstraps are.
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -196,7 +205,21 @@ impl Sidecar {
     }
 
     /// Waits until the sidecar says that it has its first configuration.
-    pub fn wait_ready(&mut self) -> Result<()> {
+    pub fn host_name(host: u8) -> String {
+        format!("host-{host}")
+    }
+
+    /// A JVM that is given such a file asks nobody else: it has to name the machine, too.
+    fn write_hosts(file: &Path, loopback: &Loopback) -> Result<()> {
+        let machine = fs::read_to_string("/proc/sys/kernel/hostname")?;
+        let mut text = format!("127.0.0.1 localhost {}\n", machine.trim());
+        for host in 1..10 {
+            text += &format!("{} {}\n", loopback.ip(host), host_name(host));
+        }
+        fs::write(file, text).with_context(|| format!("{}", file.display()))
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
         let admin = self.admin();
         let name = self.process.name().to_owned();
         wait_ready(&name, admin, &mut self.process)
@@ -230,6 +253,20 @@ impl Sidecar {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         Ok(line.map_or(Ok(0), str::parse)?)
     }
+}
+
+fn host_name(host: u8) -> String {
+    format!("host-{host}")
+}
+
+/// A JVM that is given such a file asks nobody else: it has to name the machine, too.
+fn write_hosts(file: &Path, loopback: &Loopback) -> Result<()> {
+    let machine = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    let mut text = format!("127.0.0.1 localhost {}\n", machine.trim());
+    for host in 1..10 {
+        text += &format!("{} {}\n", loopback.ip(host), host_name(host));
+    }
+    fs::write(file, text).with_context(|| format!("{}", file.display()))
 }
 
 fn wait_ready(name: &str, address: SocketAddr, process: &mut Process) -> Result<()> {
