@@ -86,3 +86,23 @@ fn of_two_objects_with_one_name_the_first_file_wins() {
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].file, "below/b.yml");
 }
+
+#[tokio::test]
+async fn reading_the_folder_is_no_change_of_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write(&folder.path().join("a.yaml"), &entry("a", "80"));
+    let mut store = FileStore::new(folder.path());
+    let mut signals = watch(folder.path());
+    let mut count = 0;
+    let reading = async {
+        while signals.recv().await.is_some() {
+            count += 1;
+            store.rescan();
+        }
+    };
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(1500), reading).await;
+    assert!(
+        count <= 3,
+        "{count} signals in one and a half seconds without any change"
+    );
+}

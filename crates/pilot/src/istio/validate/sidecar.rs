@@ -7,7 +7,7 @@ use base::FieldError;
 
 use super::destination_rule::connection_pool;
 use super::{Check, each, label, labels, optional, port, wildcard_host, wrong};
-use crate::istio::sidecar::{CaptureMode, EgressListener, IngressListener, Sidecar};
+use crate::istio::sidecar::{EgressListener, IngressListener, Sidecar};
 use crate::protocol::Protocol;
 
 /// Checks a Sidecar.
@@ -44,6 +44,15 @@ pub fn sidecar(spec: &Sidecar, warnings: &mut Vec<String>) -> Check {
     for (index, item) in spec.egress.iter().enumerate() {
         let at = |error: FieldError| error.in_index(index).in_field("egress");
         egress(item).map_err(at)?;
+        if item
+            .port
+            .as_ref()
+            .is_some_and(|port| port.protocol() == Protocol::Tri)
+        {
+            warnings.push(format!(
+                "spec.egress[{index}].port: tri is not served yet, there is no listener"
+            ));
+        }
         match &item.port {
             None if index != last => {
                 return Err(at(wrong(
@@ -131,7 +140,6 @@ fn egress(item: &EgressListener) -> Check {
         None if !item.bind.is_empty() => {
             return Err(wrong("needs a port").in_field("bind"));
         }
-        None if item.capture_mode == CaptureMode::Iptables => {}
         None => {}
     }
     if item.hosts.is_empty() {
