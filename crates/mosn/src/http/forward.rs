@@ -835,7 +835,8 @@ impl Router<'_, '_> {
         let stats = self.cluster.stats();
         stats.count_response(failed.status);
         call.record.flags.set(failed.flag);
-        call.record.failure.clone_from(&failed.cause);
+        let cause = failed.cause.as_ref();
+        call.record.failure = cause.map(|cause| format!("delayed connect error: {cause}"));
         if failed.reset == Reset::PerTryTimeout {
             call.record.because(failed.reason, None);
             return self.answer(call, 504, b"upstream request timeout", &[]);

@@ -100,7 +100,7 @@ impl Record {
                 ..Timing::default()
             },
             protocol: Some(if self.http_10 { "HTTP/1.0" } else { "HTTP/1.1" }),
-            upstream_protocol: upstream.map(|_| "HTTP/1.1"),
+            upstream_protocol: self.upstream_local.map(|_| "HTTP/1.1"),
             request_headers: request,
             response_headers: response,
             request_header_bytes: self.head_bytes,

@@ -18,7 +18,9 @@ pub(crate) enum Op {
     ResponseTrailer(HeaderOp),
     Path(PathOp),
     QueryParam(Box<str>),
-    QueryParams,
+    QueryParams {
+        decoded: bool,
+    },
     Protocol,
     UpstreamProtocol,
     ResponseCode,
@@ -120,6 +122,7 @@ pub(crate) enum Unit {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Who {
     UpstreamHost,
+    UpstreamRemote,
     UpstreamLocal,
     DownstreamRemote,
     DownstreamDirectRemote,
@@ -293,7 +296,8 @@ fn with_parameters(command: &Command<'_>) -> Result<Option<Op>, FormatError> {
         "PATH" => Op::Path(path(given, length)?),
         "QUERY_PARAM" => Op::QueryParam(required()?.into()),
         "QUERY_PARAMS" => match given {
-            "" | "ORIG" | "DECODED" => Op::QueryParams,
+            "" | "ORIG" => Op::QueryParams { decoded: false },
+            "DECODED" => Op::QueryParams { decoded: true },
             other => {
                 return refuse(format!(
                     "Invalid QUERY_PARAMS option: '{other}', only 'ORIG'/'DECODED' are allowed"
@@ -428,7 +432,7 @@ fn hostname() -> Op {
 
 fn who(prefix: &str) -> Option<Who> {
     Some(match prefix {
-        "UPSTREAM_REMOTE" => Who::UpstreamHost,
+        "UPSTREAM_REMOTE" => Who::UpstreamRemote,
         "UPSTREAM_LOCAL" => Who::UpstreamLocal,
         "DOWNSTREAM_REMOTE" => Who::DownstreamRemote,
         "DOWNSTREAM_DIRECT_REMOTE" => Who::DownstreamDirectRemote,

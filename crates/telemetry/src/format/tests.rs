@@ -11,6 +11,7 @@ fn info() -> RequestInfo<'static> {
     info.request_headers = &HEADERS;
     info.method = Some("GET");
     info.path = Some("/abc?a=1&b=2");
+    info.upstream_local = Some("127.0.0.1:1".parse().unwrap());
     info.authority = Some("host:80");
     info.protocol = Some("HTTP/1.1");
     info.response_code = Some(200);

@@ -35,9 +35,10 @@ impl Op {
             }
             Self::Path(path) => path.write(info, out),
             Self::QueryParam(name) => {
-                text(query(info).and_then(|query| query_param(query, name)), out)
+                decoded(query(info).and_then(|query| query_param(query, name)), out)
             }
-            Self::QueryParams => text(query(info), out),
+            Self::QueryParams { decoded: false } => text(query(info), out),
+            Self::QueryParams { decoded: true } => decoded(query(info), out),
             Self::Protocol => text(info.protocol, out),
             Self::UpstreamProtocol => text(info.upstream_protocol, out),
             Self::ResponseCode => number(u64::from(info.response_code.unwrap_or(0)), out),
@@ -65,7 +66,7 @@ impl Op {
                 text(info.upstream_cluster_raw.or(info.upstream_cluster), out)
             }
             Self::UpstreamTransportFailureReason => {
-                text(info.upstream_transport_failure_reason, out)
+                details(info.upstream_transport_failure_reason, false, out)
             }
             Self::UpstreamRequestAttemptCount => {
                 number(u64::from(info.upstream_attempt_count), out)
@@ -78,7 +79,7 @@ impl Op {
                 text(info.filter_chain_name.filter(|name| !name.is_empty()), out)
             }
             Self::DownstreamTransportFailureReason => {
-                text(info.downstream_transport_failure_reason, out)
+                details(info.downstream_transport_failure_reason, false, out)
             }
             Self::GrpcStatus(form) => grpc_status(info, *form, out),
             Self::AccessLogType => text(
@@ -184,6 +185,35 @@ fn query_param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, v)| v)
 }
 
+/// Undoes percent-encoding; what is not encoded right stays as it is.
+fn decoded(value: Option<&str>, out: &mut Vec<u8>) -> Written {
+    let Some(value) = value else {
+        return Written::Nothing;
+    };
+    let hex = |digit: Option<&u8>| {
+        char::from(*digit?)
+            .to_digit(16)
+            .and_then(|value| u8::try_from(value).ok())
+    };
+    let mut rest = value.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let byte = (*first == b'%')
+            .then(|| hex(after.first()).zip(hex(after.get(1))))
+            .flatten();
+        match byte {
+            Some((high, low)) => {
+                out.push(high << 4 | low);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    Written::Text
+}
+
 fn details(value: Option<&str>, allow_spaces: bool, out: &mut Vec<u8>) -> Written {
     let Some(value) = value else {
         return Written::Nothing;
@@ -261,6 +291,8 @@ impl Who {
     fn of(self, info: &RequestInfo<'_>) -> Option<SocketAddr> {
         match self {
             Self::UpstreamHost => info.upstream_host,
+            // The connection's other end: none while there is no connection.
+            Self::UpstreamRemote => info.upstream_host.filter(|_| info.upstream_local.is_some()),
             Self::UpstreamLocal => info.upstream_local,
             Self::DownstreamRemote => info.downstream_remote.or(info.downstream_direct_remote),
             Self::DownstreamDirectRemote => {
@@ -347,6 +379,19 @@ const GRPC: [(&str, &str); 17] = [
     ("Unauthenticated", "UNAUTHENTICATED"),
 ];
 
+/// What an answer without a gRPC status means to gRPC
+/// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>).
+fn grpc_of_http(code: u16) -> u64 {
+    match code {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
 fn grpc_status(info: &RequestInfo<'_>, form: GrpcStatusForm, out: &mut Vec<u8>) -> Written {
     let is_grpc = lookup(info.request_headers, "content-type")
         .is_some_and(|kind| kind.starts_with("application/grpc"));
@@ -357,7 +402,10 @@ fn grpc_status(info: &RequestInfo<'_>, form: GrpcStatusForm, out: &mut Vec<u8>) 
         .response_trailers
         .get("grpc-status")
         .or_else(|| lookup(info.response_headers, "grpc-status"));
-    let Some(code) = status.and_then(|status| status.parse::<u64>().ok()) else {
+    let code = status
+        .and_then(|status| status.parse::<u64>().ok())
+        .or_else(|| info.response_code.map(grpc_of_http));
+    let Some(code) = code else {
         return Written::Nothing;
     };
     let names = usize::try_from(code)
