@@ -242,10 +242,16 @@ const KILL_THREADS: u32 = 8;
 
 /// Puts both providers under load, kills something of v2, and after some time ends the load.
 ///
-/// `kill` answers when it had killed, in milliseconds of the epoch.
-fn load_around(stage: &mut Stage, kill: impl FnOnce(&mut Stage) -> Result<u64>) -> Result<()> {
+/// `retries` is for the route to both (YAML, may be empty). `kill` answers when it had killed, in milliseconds of the epoch.
+fn load_around(
+    stage: &mut Stage,
+    retries: &str,
+    kill: impl FnOnce(&mut Stage) -> Result<u64>,
+) -> Result<()> {
     let host = stage.plan.host;
-    stage.route(&format!("- route: [{{destination: {{host: {host}}}}}]\n"))?;
+    stage.route(&format!(
+        "- route: [{{destination: {{host: {host}}}}}]\n  {retries}\n"
+    ))?;
     stage
         .consumer
         .start_load("slow20", KILL_THREADS, Duration::from_millis(2))?;
@@ -285,7 +291,7 @@ pub fn kill_sidecar_under_load(stage: &mut Stage) -> Result<()> {
         // SOFARPC publishes once: a sidecar that comes back does not know of it.
         return Ok(());
     }
-    load_around(stage, |stage| {
+    load_around(stage, "", |stage| {
         let sidecar = stage.provider_sidecars.last_mut().context("no sidecar")?;
         sidecar.process().kill()?;
         apps::epoch_millis()
@@ -303,8 +309,12 @@ pub fn kill_sidecar_under_load(stage: &mut Stage) -> Result<()> {
 }
 
 /// One of two providers is killed under load: only calls that were in flight on it may fail.
+///
+/// Its sidecar lives on and answers for it that there is nobody. As in Istio that alone is no reason to try elsewhere:
+/// the route has to say so.
 pub fn kill_under_load(stage: &mut Stage) -> Result<()> {
-    load_around(stage, |stage| {
+    let retries = "retries: {attempts: 2, retryOn: '5xx,connect-failure,refused-stream'}";
+    load_around(stage, retries, |stage| {
         let mut victim = stage.providers.pop().context("no provider")?;
         victim.kill()?;
         apps::epoch_millis()
