@@ -236,7 +236,6 @@ impl Attempt {
             Refusal::ConnectFailed => stats.upstream_rq_pending_failure_eject.inc(),
             _ => stats.upstream_rq_rx_reset.inc(),
         }
-        stats.count_response(refusal.http());
     }
 }
 

@@ -6,12 +6,13 @@ use wire::frame::Edit;
 
 use super::call::{Attempt, Call, Micros};
 use super::headers::{self, Overlay};
-use super::protocol::{Change, Outcome, Protocol, Words};
+use super::protocol::{Change, Class, Outcome, Protocol, Words};
 use super::refusal::Refusal;
 use super::retry::{Retry, SAFE_TRIES};
 use super::upstream::micros;
 use super::view::{View, write_path};
-use crate::cluster::{LbContext, MetadataMatch, RpcInstance};
+use crate::cluster::host::bump;
+use crate::cluster::{LbContext, MetadataMatch, Priority, RpcInstance};
 use crate::route::{Action, Entry, Forward, HostRewrite};
 
 /// Version and group as the balancer compares them.
@@ -255,8 +256,16 @@ pub(super) fn connection_lost<P: Protocol>(
     if wants && !call.one_way {
         match by_policy(call, attempt, now) {
             None => return,
-            Some(back) => call = back,
+            Some((back, _)) => call = back,
         }
+    }
+    give_up(call, failure, now);
+}
+
+/// Tells the caller that all tries failed.
+fn give_up<P: Protocol>(mut call: Call<P>, failure: &Refusal, now: Micros) {
+    if let Some(routed) = &call.route {
+        routed.cluster.stats().count_response(failure.http());
     }
     call.refuse(failure, now);
 }
@@ -266,17 +275,29 @@ fn policy_retries<P: Protocol>(call: &Call<P>) -> u32 {
     policy.map_or(0, |policy| policy.retries)
 }
 
-/// An answer that says failure. Gives the call back if the answer goes to the caller.
+/// An answer to a call that may be sent again. Gives the call back if the answer goes to the caller.
 pub(super) fn retry_answer<P: Protocol>(
     call: Call<P>,
     attempt: Attempt,
     outcome: Outcome,
     now: Micros,
-) -> Option<Call<P>> {
-    match &call.retry {
-        Some(retry) if retry.wants_after_answer(outcome) => by_policy(call, attempt, now),
-        _ => Some(call),
+) -> Option<(Call<P>, Attempt)> {
+    let wants = call
+        .retry
+        .as_ref()
+        .is_some_and(|retry| retry.wants_after_answer(outcome));
+    if wants {
+        let host = Rc::clone(&attempt.host);
+        let back = by_policy(call, attempt, now);
+        if back.is_none() {
+            bump(&host.stats.rq_error);
+        }
+        return back;
     }
+    if call.attempts > 1 && outcome.class != Class::TransportError {
+        attempt.cluster.stats().upstream_rq_retry_success.inc();
+    }
+    Some((call, attempt))
 }
 
 /// A try or the whole call took too long.
@@ -290,44 +311,53 @@ pub(super) fn timed_out<P: Protocol>(mut call: Call<P>, attempt: Attempt, now: M
         if wants {
             match by_policy(call, attempt, now) {
                 None => return,
-                Some(back) => call = back,
+                Some((back, _)) => call = back,
             }
         }
     } else {
         attempt.failed(&Refusal::Timeout);
     }
-    call.refuse(&Refusal::Timeout, now);
+    give_up(call, &Refusal::Timeout, now);
 }
 
 /// Sends a call again as its policy asks, after the policy's back-off. Gives the call back when the
-/// policy's or the circuit breaker's retries are used up.
-fn by_policy<P: Protocol>(mut call: Call<P>, attempt: Attempt, now: Micros) -> Option<Call<P>> {
-    let priority = call.route.as_ref()?.priority;
-    let retry = call.retry.as_mut()?;
+/// policy's or the circuit breaker's retries, or the time, are used up.
+fn by_policy<P: Protocol>(
+    mut call: Call<P>,
+    attempt: Attempt,
+    now: Micros,
+) -> Option<(Call<P>, Attempt)> {
+    let priority = call
+        .route
+        .as_ref()
+        .map_or(Priority::Default, |routed| routed.priority);
+    let Some(retry) = &mut call.retry else {
+        return Some((call, attempt));
+    };
     let stats = attempt.cluster.stats();
     retry.permit = None;
     if retry.left == 0 || retry.frame.is_empty() {
         retry.exhausted = true;
         stats.upstream_rq_retry_limit_exceeded.inc();
-        return Some(call);
+        return Some((call, attempt));
     }
     let Some(permit) = attempt.cluster.breaker(priority).try_retry() else {
         stats.upstream_rq_retry_overflow.inc();
-        return Some(call);
+        return Some((call, attempt));
     };
+    retry.retries += 1;
+    let back_off = retry.back_off();
+    if now + micros(back_off) >= call.deadline {
+        return Some((call, attempt));
+    }
     retry.permit = Some(permit);
     retry.left -= 1;
-    retry.retries += 1;
     retry.tried.push(Rc::clone(&attempt.host));
     stats.upstream_rq_retry.inc();
     stats.upstream_rq_retry_backoff_exponential.inc();
-    let back_off = retry.back_off();
     let frame = std::mem::take(&mut retry.frame);
     drop(attempt);
     let worker = Rc::clone(&call.down.worker);
-    if now + micros(back_off) >= call.deadline {
-        return Some(call);
-    }
     worker.clone().spawn(async move {
         tokio::time::sleep(back_off).await;
         if !call.down.is_closed() {

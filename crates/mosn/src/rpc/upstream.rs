@@ -20,7 +20,7 @@ use super::dispatch;
 use super::dubbo::Dubbo;
 use super::inbox::{Inbox, Step};
 use super::outbox::Outbox;
-use super::protocol::{Class, Protocol, Role};
+use super::protocol::{Protocol, Role};
 use super::refusal::Refusal;
 use super::slab::Slab;
 use crate::cluster::host::{bump, unbump};
@@ -115,6 +115,34 @@ impl<P: Protocol> Pool<P> {
     }
 }
 
+/// A call that waits until its connection is open.
+struct Waiting {
+    cluster: Arc<ClusterConfig>,
+    _permit: Permit,
+}
+
+impl Waiting {
+    fn new(cluster: &Arc<ClusterConfig>, priority: Priority) -> Option<Waiting> {
+        let stats = &cluster.stats;
+        stats.upstream_rq_pending_total.inc();
+        let Some(permit) = cluster.breaker(priority).try_pending() else {
+            stats.upstream_rq_pending_overflow.inc();
+            return None;
+        };
+        stats.upstream_rq_pending_active.inc();
+        Some(Waiting {
+            cluster: Arc::clone(cluster),
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.cluster.stats.upstream_rq_pending_active.dec();
+    }
+}
+
 /// A call that waits for its answer, or a heartbeat that does.
 enum Pending<P: Protocol> {
     Call {
@@ -126,7 +154,7 @@ enum Pending<P: Protocol> {
         from: u64,
         to: u64,
         /// Held until the connection is open.
-        _waiting: Option<Permit>,
+        waiting: Option<Waiting>,
     },
     Heartbeat,
 }
@@ -158,7 +186,8 @@ pub(super) struct UpConn<P: Protocol> {
     /// No deadline is earlier.
     earliest: Cell<Micros>,
     next_sweep: Cell<Micros>,
-    last_traffic: Cell<Micros>,
+    /// When bytes were last received: a peer that is written to and says nothing is asked as well.
+    last_read: Cell<Micros>,
     heartbeats_missed: Cell<u32>,
     /// Id of the heartbeat that is not answered, and when it is missed.
     heartbeat_due: Cell<Option<(u64, Micros)>>,
@@ -213,7 +242,7 @@ impl<P: Protocol> UpConn<P> {
             blocked: RefCell::default(),
             earliest: Cell::new(Micros::MAX),
             next_sweep: Cell::new(now + SWEEP),
-            last_traffic: Cell::new(now),
+            last_read: Cell::new(now),
             heartbeats_missed: Cell::new(0),
             heartbeat_due: Cell::new(None),
             opened: Cell::new(now),
@@ -292,18 +321,13 @@ impl<P: Protocol> UpConn<P> {
         }
         let waiting = match self.state.get() {
             State::Connecting => {
-                let stats = &self.cluster.stats;
-                stats.upstream_rq_pending_total.inc();
                 let priority = call
                     .route
                     .as_ref()
                     .map_or(Priority::Default, |route| route.priority);
-                match self.cluster.breaker(priority).try_pending() {
-                    Some(permit) => Some(permit),
-                    None => {
-                        stats.upstream_rq_pending_overflow.inc();
-                        return Err((call, attempt));
-                    }
+                match Waiting::new(&self.cluster, priority) {
+                    Some(waiting) => Some(waiting),
+                    None => return Err((call, attempt)),
                 }
             }
             _ => None,
@@ -322,7 +346,7 @@ impl<P: Protocol> UpConn<P> {
             deadline,
             from,
             to,
-            _waiting: waiting,
+            waiting,
         };
         match self.calls.borrow_mut().insert(pending) {
             Ok(id) => {
@@ -374,24 +398,19 @@ impl<P: Protocol> UpConn<P> {
                 let pending = self.calls.borrow_mut().remove(P::id(head));
                 // Otherwise the answer is late: its caller was told already.
                 if let Some(Pending::Call {
-                    mut call, attempt, ..
+                    mut call,
+                    mut attempt,
+                    ..
                 }) = pending
                 {
                     let outcome = P::outcome(frame, head);
-                    attempt.answered(outcome, now);
                     if call.retry.is_some() {
-                        if outcome.class != Class::TransportError {
-                            if call.attempts > 1 {
-                                attempt.cluster.stats().upstream_rq_retry_success.inc();
-                            }
-                        } else if let Some(back) =
-                            dispatch::retry_answer(call, attempt, outcome, now)
-                        {
-                            call = back;
-                        } else {
-                            return;
+                        match dispatch::retry_answer(call, attempt, outcome, now) {
+                            Some(back) => (call, attempt) = back,
+                            None => return,
                         }
                     }
+                    attempt.answered(outcome, now);
                     call.answer(frame, head, outcome, now);
                 }
             }
@@ -471,7 +490,7 @@ impl<P: Protocol> UpConn<P> {
         let Some(interval) = options.heartbeat_interval.map(micros) else {
             return Ok(Micros::MAX);
         };
-        let due = self.last_traffic.get() + interval;
+        let due = self.last_read.get() + interval;
         if now < due && self.heartbeats_missed.get() == 0 {
             return Ok(due);
         }
@@ -510,8 +529,8 @@ impl<P: Protocol> UpConn<P> {
             State::Open
         });
         for pending in self.calls.borrow_mut().values_mut() {
-            if let Pending::Call { _waiting, .. } = pending {
-                *_waiting = None;
+            if let Pending::Call { waiting, .. } = pending {
+                *waiting = None;
             }
         }
     }
@@ -620,7 +639,7 @@ async fn connect<P: Protocol>(connection: &UpConn<P>) -> Result<TcpStream, End> 
                 .upstream_cx_connect_ms
                 .record(took / 1000);
             connection.opened.set(now);
-            connection.last_traffic.set(now);
+            connection.last_read.set(now);
             Ok(stream)
         }
         Ok(Err(error)) => {
@@ -734,7 +753,6 @@ impl<P: Protocol> Driver<'_, P> {
                 .stats
                 .upstream_cx_tx_bytes_total
                 .add(count as u64);
-            connection.last_traffic.set(now);
             connection.one_way_written(now);
             if left <= connection.cluster.per_connection_buffer_limit / 2 {
                 connection.unblock();
@@ -768,7 +786,7 @@ impl<P: Protocol> Driver<'_, P> {
                         .stats
                         .upstream_cx_rx_bytes_total
                         .add(count as u64);
-                    connection.last_traffic.set(now);
+                    connection.last_read.set(now);
                     let end = connection.on_frames(&mut self.inbox, &limits, now);
                     self.inbox.release(pool);
                     if end.is_some() {

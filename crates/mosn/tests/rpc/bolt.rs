@@ -750,7 +750,8 @@ fn large_payloads_pass_and_a_slow_reader_stops_only_itself() {
     let server = Server::start(bolt::next_frame, |frame, stream| {
         let _ = stream.write_all(&echo(frame));
     });
-    let mosn = Mosn::start(&to(&server), &to_a(), json!({}));
+    let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "a", "timeout": "60s"}}]);
+    let mosn = Mosn::start(&to(&server), &routes, json!({}));
     let big = |id: u32| {
         let sent = Call {
             service: "demo.Svc:1.0".into(),
@@ -760,20 +761,20 @@ fn large_payloads_pass_and_a_slow_reader_stops_only_itself() {
             props: Hessian::Null,
         };
         let mut out = Vec::new();
-        sent.write(&mut out, Kind::Request, 9000, &Parts::v1(id), &[]);
+        sent.write(&mut out, Kind::Request, 60_000, &Parts::v1(id), &[]);
         out
     };
     let mut slow = connect(&mosn);
     let mut writer = slow.stream.try_clone().expect("a second handle");
     let sending = thread::spawn(move || {
-        for id in 0..40 {
+        for id in 0..20 {
             writer.write_all(&big(id)).expect("sent");
         }
     });
     let mut quick = connect(&mosn);
     quick.send(&call(1));
     assert_eq!(text(&quick.expect()), "arg-1");
-    for _ in 0..40 {
+    for _ in 0..20 {
         assert_eq!(text(&slow.expect()).len(), 1 << 20);
     }
     sending.join().expect("sent");
