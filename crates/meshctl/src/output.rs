@@ -79,7 +79,7 @@ impl Table {
     /// Adds a row; it has as many cells as there are headings.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.headings.len());
-        self.rows.push(cells.to_vec());
+        self.rows.push(cells.into());
     }
 
     /// Sorts by the cells from left to right, the numbers in them by their value.

@@ -102,7 +102,6 @@ fn a_live_mesh_is_seen_by_the_other_commands_and_stops_as_a_whole() {
 
     for command in documented_commands() {
         let words: Vec<&str> = command.split_whitespace().skip(1).collect();
-        println!("{command}");
         ask(&words);
     }
 

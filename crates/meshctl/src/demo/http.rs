@@ -21,7 +21,7 @@ pub(super) type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
 pub(super) async fn connect(stream: TcpStream) -> Result<Sender, Failure> {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(broken)?;
+        .map_err(|error| broken(&error))?;
     // What goes wrong on it, the call that waits for it reports.
     tokio::spawn(connection);
     Ok(sender)
@@ -37,14 +37,17 @@ pub(super) async fn call(sender: &mut Sender, call: &Call) -> Result<Reply, Fail
     let request = request
         .body(Full::new(Bytes::from(call.argument.clone())))
         .map_err(|error| Failure::Refused(error.to_string()))?;
-    sender.ready().await.map_err(broken)?;
-    let response = sender.send_request(request).await.map_err(broken)?;
+    sender.ready().await.map_err(|error| broken(&error))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| broken(&error))?;
     let status = response.status();
     let body = response
         .into_body()
         .collect()
         .await
-        .map_err(broken)?
+        .map_err(|error| broken(&error))?
         .to_bytes();
     let text = String::from_utf8_lossy(&body);
     match status {
@@ -54,7 +57,7 @@ pub(super) async fn call(sender: &mut Sender, call: &Call) -> Result<Reply, Fail
     }
 }
 
-fn broken(error: hyper::Error) -> Failure {
+fn broken(error: &hyper::Error) -> Failure {
     Failure::Connection(error.to_string())
 }
 
