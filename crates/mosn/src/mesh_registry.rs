@@ -11,6 +11,7 @@ mod server;
 mod service_id;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,21 +24,61 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::bootstrap::Flags;
+use crate::manager::Manager;
 use agent::Agent;
 pub use config::Config;
+use health::Endpoints;
 use server::Face;
+
+/// What the names of clusters behind ingress listeners begin with: `inbound|PORT||`.
+const INBOUND: &str = "inbound|";
 
 /// The running server and its connection with the registry.
 pub struct Handle {
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     address: SocketAddr,
+    ingress_ports: BTreeMap<String, u16>,
+    /// From the bootstrap; they win.
+    given: Endpoints,
+    endpoints: watch::Sender<Endpoints>,
 }
 
 impl Handle {
     /// Where the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Learns from the configuration where the sidecar hands the applications' calls to: the clusters that Istio's naming
+    /// gives to ingress ports.
+    pub fn follow(&self, manager: &Manager) {
+        let mut endpoints = self.given.clone();
+        for (name, entry) in manager
+            .clusters()
+            .filter(|(name, _)| name.starts_with(INBOUND))
+        {
+            let Some(port) = name
+                .split('|')
+                .nth(1)
+                .and_then(|port| port.parse::<u16>().ok())
+            else {
+                continue;
+            };
+            let protocol = self
+                .ingress_ports
+                .iter()
+                .find(|(_, ingress)| **ingress == port);
+            if let (Some((protocol, _)), [host]) = (protocol, entry.hosts.hosts.as_slice()) {
+                let endpoint = endpoints.entry(protocol.clone());
+                endpoint.or_insert_with(|| host.address.to_string());
+            }
+        }
+        self.endpoints.send_if_modified(|known| {
+            let new = *known != endpoints;
+            *known = endpoints;
+            new
+        });
     }
 
     /// Takes out what was published here, in at most 2 s, and ends.
@@ -72,10 +113,10 @@ pub async fn start(bootstrap: &Bootstrap, _flags: &Flags) -> anyhow::Result<Opti
     serve(config, endpoints, connect_timeout).await.map(Some)
 }
 
-/// Starts the server in front of a registry that is at one of `endpoints` (`host:port`).
+/// Starts the server in front of a registry that is at one of the addresses `registry` (`host:port`).
 pub async fn serve(
     config: Config,
-    endpoints: Vec<String>,
+    registry: Vec<String>,
     connect_timeout: Duration,
 ) -> anyhow::Result<Handle> {
     let listener = TcpListener::bind(config.address).await;
@@ -85,18 +126,22 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(false);
     let agent = Arc::new(Agent::new(config.lease_ttl));
     let mut tasks = JoinSet::new();
-    for (protocol, endpoint) in config.application_endpoints.clone() {
+    let given = config.application_endpoints.clone();
+    let (endpoints, known_endpoints) = watch::channel(given.clone());
+    let ingress_ports = config.ingress_ports.clone();
+    for protocol in ingress_ports.keys().cloned() {
+        let known = known_endpoints.clone();
         tasks.spawn(health::watch(
             agent.clone(),
             protocol,
-            endpoint,
+            known,
             stopped.clone(),
         ));
     }
     tasks.spawn(
         agent
             .clone()
-            .run(endpoints, connect_timeout, stopped.clone()),
+            .run(registry, connect_timeout, stopped.clone()),
     );
     let face = Face {
         config,
@@ -108,5 +153,8 @@ pub async fn serve(
         stop,
         tasks,
         address,
+        ingress_ports,
+        given,
+        endpoints,
     })
 }

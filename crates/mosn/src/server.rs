@@ -167,6 +167,9 @@ async fn serve(flags: Flags, bootstrap: Bootstrap) -> anyhow::Result<()> {
         if state.quit {
             break;
         }
+        if let Some(registry) = &registry {
+            registry.follow(&state.manager);
+        }
         tokio::select! {
             Some(event) = inbox.recv() => state.handle(event),
             _ = terminate.recv() => break,

@@ -1,6 +1,7 @@
-//! Watches whether the application still listens. One that was killed cannot unpublish, and its sidecar would renew its
-//! leases for ever.
+//! Watches whether the application still listens where its sidecar hands calls to. One that was killed cannot unpublish, and
+//! its sidecar would renew its leases for ever.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +21,15 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// Failures in a row after which an application is not healthy any more; one may be a full queue.
 const FAILURES: u32 = 2;
 
-/// Looks until `stop` becomes true.
+/// Where applications listen, by protocol.
+pub(super) type Endpoints = BTreeMap<String, String>;
+
+/// Looks after one protocol until `stop` becomes true. Without an endpoint nothing is known, and the application is taken
+/// for healthy.
 pub(super) async fn watch(
     agent: Arc<Agent>,
     protocol: String,
-    endpoint: String,
+    endpoints: watch::Receiver<Endpoints>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut failures = 0;
@@ -34,19 +39,13 @@ pub(super) async fn watch(
             () = tokio::time::sleep(pause) => {}
             () = stopped(&mut stop) => return,
         }
-        if !agent.publishes(&protocol) {
-            failures = 0;
-            continue;
-        }
-        let connected = matches!(
-            timeout(CONNECT, TcpStream::connect(&endpoint)).await,
-            Ok(Ok(_))
-        );
+        let endpoint = endpoints.borrow().get(&protocol).cloned();
         let before = failures;
-        failures = if connected {
-            0
-        } else {
-            (failures + 1).min(FAILURES)
+        failures = match &endpoint {
+            Some(endpoint) if agent.publishes(&protocol) && !connects(endpoint).await => {
+                (failures + 1).min(FAILURES)
+            }
+            _ => 0,
         };
         match (before, failures) {
             (FAILURES, 0) => {
@@ -64,4 +63,11 @@ pub(super) async fn watch(
             _ => {}
         }
     }
+}
+
+async fn connects(endpoint: &str) -> bool {
+    matches!(
+        timeout(CONNECT, TcpStream::connect(endpoint)).await,
+        Ok(Ok(_))
+    )
 }
