@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use testkit::apps::{self, Call, Load};
 
-use crate::stage::Stage;
+use crate::stage::{Discovery, Stage};
 
 /// A step by its name.
 pub type Step = (&'static str, fn(&mut Stage) -> Result<()>);
@@ -287,7 +287,7 @@ fn load_around(
 
 /// The sidecar of one of two providers is killed under load: only calls that were in flight on it may fail.
 pub fn kill_sidecar_under_load(stage: &mut Stage) -> Result<()> {
-    if stage.plan.registry {
+    if stage.plan.discovery == Discovery::MeshRegistry {
         // SOFARPC publishes once: a sidecar that comes back does not know of it.
         return Ok(());
     }

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 use testkit::apps::{Consumer, Framework, Provider, start_consumer, start_provider};
 use testkit::mesh::{Kind, Mesh, Sidecar};
-use testkit::{net, wait};
+use testkit::{http, net, wait};
 
 use crate::yaml::{self, ServicePort};
 
@@ -15,6 +16,17 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 const CONSUMER: u8 = 2;
 const PROVIDERS: [(&str, u8); 2] = [("v1", 3), ("v2", 4)];
+
+/// How sidecars know where the providers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// A ServiceEntry says it.
+    ServiceEntry,
+    /// Somebody registers them over pilot's HTTP interface.
+    OpenRegistry,
+    /// They register themselves, by SOFARPC's registry `mesh` in the sidecar; consumers subscribe there.
+    MeshRegistry,
+}
 
 /// What differs between the frameworks.
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +43,8 @@ pub struct Plan {
     pub path: &'static str,
     /// What a sidecar sees before the name of a header that the application set.
     pub header: &'static str,
-    /// Whether the applications find each other by SOFARPC's registry `mesh`; if not, a ServiceEntry says where they are.
-    pub registry: bool,
+    /// How the providers are found.
+    pub discovery: Discovery,
     /// The consumer's sidecar, and the two providers'.
     pub sidecars: [Kind; 3],
 }
@@ -49,7 +61,7 @@ pub const DUBBO: Plan = Plan {
     ingress: 30_800,
     path: "/mesh.apps.dubbo.DubboShop/",
     header: "",
-    registry: false,
+    discovery: Discovery::OpenRegistry,
     sidecars: [Kind::Mosn; 3],
 };
 
@@ -65,7 +77,7 @@ pub const SOFARPC: Plan = Plan {
     ingress: 12_200,
     path: "/mesh.apps.sofarpc.SofaShop/",
     header: "rpc_req_baggage.",
-    registry: true,
+    discovery: Discovery::MeshRegistry,
     sidecars: [Kind::Mosn; 3],
 };
 
@@ -81,7 +93,7 @@ pub const SPRING: Plan = Plan {
     ingress: 10_080,
     path: "/",
     header: "",
-    registry: false,
+    discovery: Discovery::ServiceEntry,
     sidecars: [Kind::Mosn; 3],
 };
 
@@ -121,7 +133,7 @@ impl Stage {
             let port = app_port.to_string();
             let registry = sidecar.mesh_registry();
             let mut flags = vec![("host", ip.as_str()), ("port", &port), ("label", version)];
-            if plan.registry {
+            if plan.discovery == Discovery::MeshRegistry {
                 flags.push(("mesh", &registry));
             }
             let name = format!("provider-{version}");
@@ -141,12 +153,12 @@ impl Stage {
         let named = format!("{}:{}", mesh.name(CONSUMER), plan.port.number);
         let registry = consumer_sidecar.mesh_registry();
         let flags = match plan.framework {
-            _ if plan.registry => vec![("mesh", registry.as_str())],
+            _ if plan.discovery == Discovery::MeshRegistry => vec![("mesh", registry.as_str())],
             Framework::Spring => vec![("to", to.as_str()), ("authority", plan.host)],
             Framework::Dubbo => vec![("to", named.as_str())],
             Framework::Sofarpc => vec![("to", to.as_str())],
         };
-        mesh.write("service.yaml", &services(&mesh, &plan, &["v1", "v2"]))?;
+        provide(&mesh, &plan, &["v1", "v2"])?;
         mesh.write("rule.yaml", &yaml::destination_rule(plan.host, ""))?;
         mesh.write(
             "routes.yaml",
@@ -205,10 +217,26 @@ impl Stage {
         self.wait_for(&marker)
     }
 
-    /// Makes these versions the only endpoints, by the ServiceEntry.
+    /// Makes these versions the only endpoints; where applications register themselves they stay what they are.
     pub fn endpoints(&self, versions: &[&str]) -> Result<()> {
-        self.mesh
-            .write("service.yaml", &services(&self.mesh, &self.plan, versions))
+        provide(&self.mesh, &self.plan, versions)
+    }
+
+    /// The instances of the service that pilot's registry has.
+    pub fn registered(&self) -> Result<Vec<Value>> {
+        let path = format!(
+            "/v1/services/{}/{}/instances",
+            self.plan.port.name, self.plan.host
+        );
+        let answer = http::get(self.mesh.pilot_http(), &path)?;
+        if answer.status == 404 {
+            return Ok(Vec::new());
+        }
+        let json = answer.json()?;
+        Ok(json["instances"]
+            .as_array()
+            .with_context(|| json.to_string())?
+            .clone())
     }
 
     /// Puts a traffic policy into force.
@@ -255,16 +283,47 @@ fn provider_sidecar(mesh: &Mesh, kind: Kind, version: &str, host: u8) -> Result<
     mesh.sidecar(kind, &format!("provider-{version}-sidecar"), host, &labels)
 }
 
-fn services(mesh: &Mesh, plan: &Plan, versions: &[&str]) -> String {
-    if plan.registry {
-        return String::new();
+/// Says that these versions are the endpoints.
+fn provide(mesh: &Mesh, plan: &Plan, versions: &[&str]) -> Result<()> {
+    let there = |version| versions.contains(&version);
+    match plan.discovery {
+        Discovery::MeshRegistry => Ok(()),
+        Discovery::ServiceEntry => {
+            let endpoints: Vec<_> = PROVIDERS
+                .into_iter()
+                .filter(|(version, _)| there(*version))
+                .map(|(version, host)| (mesh.ip(host), plan.ingress, version))
+                .collect();
+            mesh.write(
+                "service.yaml",
+                &yaml::service_entry(plan.host, plan.port, &endpoints),
+            )
+        }
+        Discovery::OpenRegistry => {
+            for (version, host) in PROVIDERS {
+                let mut instance =
+                    json!({ "protocol": plan.port.name, "service": plan.host, "id": version });
+                let path = if there(version) {
+                    instance["address"] = json!(mesh.ip(host).to_string());
+                    instance["port"] = json!(plan.ingress);
+                    instance["metadata"] = json!({ "version": version });
+                    instance["ttlSeconds"] = json!(0);
+                    "/v1/register"
+                } else {
+                    "/v1/deregister"
+                };
+                let body = json!({ "instances": [instance] });
+                let answer = http::post_json(mesh.pilot_http(), path, &body)?;
+                ensure!(
+                    answer.status == 200,
+                    "{path}: {} {}",
+                    answer.status,
+                    answer.text()
+                );
+            }
+            Ok(())
+        }
     }
-    let endpoints: Vec<_> = PROVIDERS
-        .iter()
-        .filter(|(version, _)| versions.contains(version))
-        .map(|(version, host)| (mesh.ip(*host), plan.ingress, *version))
-        .collect();
-    yaml::service_entry(plan.host, plan.port, &endpoints)
 }
 
 fn route_to_host(host: &str, version: &str) -> String {

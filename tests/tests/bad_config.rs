@@ -126,7 +126,10 @@ fn a_refusal_by_the_proxy_is_seen_in_pilot() -> Result<()> {
         .write("routes.yaml", &yaml::virtual_service(HOST, &routes))?;
     wait::until_ok("pilot to see the refusal", CHANGE_LIMIT, || {
         let syncz = http::get(shop.mesh.pilot_http(), "/debug/syncz")?.text();
-        ensure!(syncz.contains("regex"), "{syncz}");
+        ensure!(
+            syncz.contains("route_error") && syncz.contains("(?x"),
+            "{syncz}"
+        );
         Ok(())
     })?;
     ensure!(shop.call("/b")? == "200 v1 GET /b");
