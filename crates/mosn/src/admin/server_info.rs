@@ -123,9 +123,7 @@ fn options(flags: &Flags) -> serde_json::Value {
 /// Bytes of memory, as the kernel counts them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
-    /// Pages of its own.
-    pub(super) allocated: u64,
-    /// Data segment: what was asked of the kernel, touched or not.
+    /// Anonymous pages that were touched: the heap, and little else.
     pub(super) heap: u64,
     /// Everything resident.
     pub(super) resident: u64,
@@ -145,8 +143,7 @@ impl Memory {
             number.unwrap_or(0u64).saturating_mul(1024)
         };
         Self {
-            allocated: kib("RssAnon"),
-            heap: kib("VmData"),
+            heap: kib("RssAnon"),
             resident: kib("VmRSS"),
         }
     }
@@ -156,7 +153,7 @@ impl Memory {
 pub(super) fn memory() -> Reply {
     let memory = Memory::now();
     Reply::json(&json!({
-        "allocated": memory.allocated.to_string(),
+        "allocated": memory.heap.to_string(),
         "heap_size": memory.heap.to_string(),
         "pageheap_unmapped": "0",
         "pageheap_free": "0",

@@ -50,7 +50,7 @@ impl ServerGauges {
         self.live.set(u64::from(life == Life::Live));
         self.state.set(life.number());
         self.uptime.set(uptime_s);
-        self.memory_allocated.set(memory.allocated);
+        self.memory_allocated.set(memory.heap);
         self.memory_heap_size.set(memory.heap);
         self.memory_physical_size.set(memory.resident);
     }
