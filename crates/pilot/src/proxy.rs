@@ -44,8 +44,10 @@ pub enum Client {
 pub enum Interception {
     /// By the kernel's packet filter.
     Redirect,
-    /// The application calls the proxy.
+    /// The application calls the proxy, at each port of the services.
     None,
+    /// Not said by a program that cannot be redirected to yet: only listeners that a Sidecar names.
+    Unsaid,
 }
 
 impl Proxy {
@@ -117,6 +119,7 @@ impl Proxy {
             },
             interception: match text("INTERCEPTION_MODE").as_deref() {
                 Some("NONE") => Interception::None,
+                None if node.user_agent_name == "mosn" => Interception::Unsaid,
                 _ => Interception::Redirect,
             },
             cluster: node.cluster.clone(),

@@ -81,6 +81,9 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn egress(&self, egress: &Egress) -> Vec<Listener> {
+        if egress.port.is_none() && egress.interception == Interception::Unsaid {
+            return Vec::new();
+        }
         let mut listeners = Vec::new();
         for (port, protocol) in routed_ports(self.scope, egress) {
             listeners.push(self.routed(egress, port, protocol));
@@ -137,9 +140,9 @@ impl Maker<'_> {
         }
         match egress.interception {
             Interception::Redirect => "0.0.0.0".to_owned(),
-            Interception::None if self.ip.is_loopback() => self.ip.to_string(),
-            Interception::None if self.ip.is_ipv6() => "::1".to_owned(),
-            Interception::None => "127.0.0.1".to_owned(),
+            _ if self.ip.is_loopback() => self.ip.to_string(),
+            _ if self.ip.is_ipv6() => "::1".to_owned(),
+            _ => "127.0.0.1".to_owned(),
         }
     }
 

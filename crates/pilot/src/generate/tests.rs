@@ -201,6 +201,50 @@ fn a_sidecar_without_interception_has_the_listeners_it_names() {
 }
 
 #[test]
+fn nothing_is_bound_that_nobody_asked_for() {
+    let (head, rest) = SIDECAR.split_once("  egress:").expect("egress listeners");
+    let (_, listeners) = rest.split_once("  ingress:").expect("ingress listeners");
+    let ingress = format!("{head}  ingress:{listeners}");
+    for (interception, expected) in [
+        (
+            Interception::Unsaid,
+            vec!["127.0.0.3_12200", "127.0.0.3_9080"],
+        ),
+        (
+            Interception::None,
+            vec![
+                "127.0.0.3_12200",
+                "127.0.0.3_8080",
+                "127.0.0.3_9080",
+                "127.0.0.3_9999",
+            ],
+        ),
+        (
+            Interception::Redirect,
+            vec![
+                "0.0.0.0_8080",
+                "0.0.0.0_9999",
+                "127.0.0.3_12200",
+                "127.0.0.3_9080",
+                "virtualOutbound",
+            ],
+        ),
+    ] {
+        let mosn = Proxy {
+            interception,
+            ..proxy(Client::Mosn, "127.0.0.3")
+        };
+        let generated = generate(&format!("{ingress}{SHOP}"), &mosn);
+        let listeners = dump(&generated, LISTENER, &mosn);
+        assert_eq!(
+            listeners.keys().map(String::as_str).collect::<Vec<_>>(),
+            expected,
+            "{interception:?}"
+        );
+    }
+}
+
+#[test]
 fn http_listeners_route_the_services_of_their_port() {
     let mosn = proxy(Client::Mosn, "127.0.0.3");
     let generated = generate(&format!("{SIDECAR}{SHOP}"), &mosn);

@@ -1,6 +1,7 @@
 //! `DestinationRule`: load balancing, connection pools and subsets of a host.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::duration::ConfigDuration;
 use super::{Labels, Port, WorkloadSelector};
@@ -96,6 +97,9 @@ pub struct LoadBalancer {
     /// By locality.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality_lb_setting: Option<serde_json::Value>,
+    /// By zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone_aware_lb_setting: Option<serde_json::Value>,
     /// Slow start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup_duration_secs: Option<ConfigDuration>,
@@ -145,7 +149,11 @@ pub struct ConsistentHash {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maglev: Option<Maglev>,
     /// Size of the ring, by its former name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "number",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub minimum_ring_size: Option<u64>,
 }
 
@@ -169,7 +177,11 @@ pub struct HashCookie {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RingHash {
     /// Least number of virtual nodes; default 1024.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "number",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub minimum_ring_size: Option<u64>,
 }
 
@@ -178,8 +190,27 @@ pub struct RingHash {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Maglev {
     /// A prime number; default 65537.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "number",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub table_size: Option<u64>,
+}
+
+/// Numbers of 64 bits may be texts, as protobuf's JSON writes them.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Plain(u64),
+        Text(String),
+    }
+    match Option::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Number::Plain(number)) => Ok(Some(number)),
+        Some(Number::Text(text)) => text.parse().map(Some).map_err(D::Error::custom),
+    }
 }
 
 /// `connectionPool`

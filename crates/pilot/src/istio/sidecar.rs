@@ -60,6 +60,9 @@ pub struct IngressListener {
     /// Where the application listens: `127.0.0.1:8080`, `0.0.0.0:8080` or `unix:///path`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub default_endpoint: String,
+    /// TLS of the listener: refused, there is none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<serde_json::Value>,
     /// Connection pools of this listener's cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_pool: Option<ConnectionPoolSettings>,
@@ -85,6 +88,9 @@ pub struct OutboundTrafficPolicy {
     /// Let them pass or not.
     #[serde(default)]
     pub mode: OutboundMode,
+    /// Where they go instead: refused, not implemented.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<serde_json::Value>,
 }
 
 /// `outboundTrafficPolicy.mode`

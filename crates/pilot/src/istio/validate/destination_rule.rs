@@ -88,10 +88,9 @@ fn settings(
     }
     optional("tls", tls, |tls| match tls.mode {
         TlsMode::Disable => Ok(()),
-        mode => Err(wrong(format!(
-            "{mode:?} is not implemented: there is no TLS to endpoints yet"
-        ))
-        .in_field("mode")),
+        TlsMode::Simple | TlsMode::Mutual | TlsMode::IstioMutual => {
+            Err(wrong("is not implemented: there is no TLS to endpoints yet").in_field("mode"))
+        }
     })
 }
 
@@ -120,6 +119,10 @@ fn load_balancer(balancer: &LoadBalancer, warnings: &mut Vec<String>) -> Check {
     )?;
     for (field, given) in [
         ("localityLbSetting", balancer.locality_lb_setting.is_some()),
+        (
+            "zoneAwareLbSetting",
+            balancer.zone_aware_lb_setting.is_some(),
+        ),
         ("warmup", balancer.warmup.is_some()),
         (
             "warmupDurationSecs",

@@ -29,6 +29,14 @@ pub fn sidecar(spec: &Sidecar, warnings: &mut Vec<String>) -> Check {
         spec.inbound_connection_pool.as_ref(),
         |pool| connection_pool(pool, warnings),
     )?;
+    optional(
+        "outboundTrafficPolicy",
+        spec.outbound_traffic_policy.as_ref(),
+        |policy| match policy.egress_proxy {
+            Some(_) => Err(wrong("is not implemented").in_field("egressProxy")),
+            None => Ok(()),
+        },
+    )?;
     let mut listeners = BTreeSet::new();
     each("ingress", &spec.ingress, |item| {
         ingress(item, warnings)?;
@@ -91,6 +99,9 @@ fn ingress(item: &IngressListener, warnings: &mut Vec<String>) -> Check {
         return Err(wrong("UDP is not implemented")
             .in_field("protocol")
             .in_field("port"));
+    }
+    if item.tls.is_some() {
+        return Err(wrong("is not implemented").in_field("tls"));
     }
     optional("connectionPool", item.connection_pool.as_ref(), |pool| {
         connection_pool(pool, warnings)
