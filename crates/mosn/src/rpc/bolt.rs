@@ -145,6 +145,11 @@ impl Protocol for Bolt {
         let failed = |http| Outcome {
             class: Class::TransportError,
             http,
+            // A server sends 6 before it looks at the call; 8 on the wire only comes from a proxy.
+            unseen: matches!(
+                head.status,
+                status::NO_PROCESSOR | status::CLIENT_SEND_ERROR
+            ),
         };
         match head.status {
             status::SUCCESS => {
@@ -154,10 +159,13 @@ impl Protocol for Bolt {
                 Outcome {
                     class: if error { Class::AppError } else { Class::Ok },
                     http: 200,
+                    unseen: false,
                 }
             }
-            status::SERVER_BUSY | status::CONNECTION_CLOSED => failed(503),
-            status::ERROR_COMM | status::CLIENT_SEND_ERROR => failed(502),
+            status::SERVER_BUSY | status::CONNECTION_CLOSED | status::CLIENT_SEND_ERROR => {
+                failed(503)
+            }
+            status::ERROR_COMM => failed(502),
             status::NO_PROCESSOR => failed(404),
             status::TIMEOUT => failed(504),
             status::CODEC_EXCEPTION | status::SERVER_DESERIAL_EXCEPTION => failed(400),
@@ -201,6 +209,8 @@ impl Protocol for Bolt {
     fn refuse(out: &mut Vec<u8>, call: &Head, refusal: &Refusal) {
         let status = match refusal.native() {
             Native::NotFound | Native::NoHost => status::NO_PROCESSOR,
+            // To a stock client the same network error as 16; to a proxy that it may try elsewhere.
+            Native::NotSent => status::CLIENT_SEND_ERROR,
             Native::Closed => status::CONNECTION_CLOSED,
             Native::Busy => status::SERVER_BUSY,
             Native::Timeout => status::TIMEOUT,

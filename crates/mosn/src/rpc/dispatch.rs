@@ -254,7 +254,7 @@ pub(super) fn connection_lost<P: Protocol>(
         .as_ref()
         .is_some_and(|retry| retry.wants_after_reset());
     if wants && !call.one_way {
-        match by_policy(call, attempt, now) {
+        match by_policy(call, attempt, false, now) {
             None => return,
             Some((back, _)) => call = back,
         }
@@ -288,7 +288,7 @@ pub(super) fn retry_answer<P: Protocol>(
         .is_some_and(|retry| retry.wants_after_answer(outcome));
     if wants {
         let host = Rc::clone(&attempt.host);
-        let back = by_policy(call, attempt, now);
+        let back = by_policy(call, attempt, outcome.unseen, now);
         if back.is_none() {
             bump(&host.stats.rq_error);
         }
@@ -309,7 +309,7 @@ pub(super) fn timed_out<P: Protocol>(mut call: Call<P>, attempt: Attempt, now: M
             .as_ref()
             .is_some_and(|retry| retry.wants_after_timeout());
         if wants {
-            match by_policy(call, attempt, now) {
+            match by_policy(call, attempt, false, now) {
                 None => return,
                 Some((back, _)) => call = back,
             }
@@ -321,10 +321,12 @@ pub(super) fn timed_out<P: Protocol>(mut call: Call<P>, attempt: Attempt, now: M
 }
 
 /// Sends a call again as its policy asks, after the policy's back-off. Gives the call back when the
-/// policy's or the circuit breaker's retries, or the time, are used up.
+/// policy's or the circuit breaker's retries, or the time, are used up. A call that no application has
+/// seen is no load on the servers, so the circuit breaker does not count against it.
 fn by_policy<P: Protocol>(
     mut call: Call<P>,
     attempt: Attempt,
+    unseen: bool,
     now: Micros,
 ) -> Option<(Call<P>, Attempt)> {
     let priority = call
@@ -341,16 +343,17 @@ fn by_policy<P: Protocol>(
         stats.upstream_rq_retry_limit_exceeded.inc();
         return Some((call, attempt));
     }
-    let Some(permit) = attempt.cluster.breaker(priority).try_retry() else {
+    let permit = attempt.cluster.breaker(priority).try_retry();
+    if permit.is_none() && !unseen {
         stats.upstream_rq_retry_overflow.inc();
         return Some((call, attempt));
-    };
+    }
     retry.retries += 1;
     let back_off = retry.back_off();
     if now + micros(back_off) >= call.deadline {
         return Some((call, attempt));
     }
-    retry.permit = Some(permit);
+    retry.permit = permit;
     retry.left -= 1;
     retry.tried.push(Rc::clone(&attempt.host));
     stats.upstream_rq_retry.inc();

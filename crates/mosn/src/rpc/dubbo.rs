@@ -142,7 +142,13 @@ impl Protocol for Dubbo {
                 },
             ),
         };
-        Outcome { class, http }
+        // Java clients make 35 up for themselves: on the wire it only comes from a proxy.
+        let unseen = head.status == status::CHANNEL_INACTIVE;
+        Outcome {
+            class,
+            http,
+            unseen,
+        }
     }
 
     fn edit_call(
@@ -171,7 +177,9 @@ impl Protocol for Dubbo {
     fn refuse(out: &mut Vec<u8>, call: &Head, refusal: &Refusal) {
         let status = match refusal.native() {
             Native::NotFound => status::SERVICE_NOT_FOUND,
-            Native::NoHost | Native::Closed | Native::ServerError => status::SERVER_ERROR,
+            // To a consumer the same network error as 80; to a proxy that it may try elsewhere.
+            Native::NoHost | Native::NotSent => status::CHANNEL_INACTIVE,
+            Native::Closed | Native::ServerError => status::SERVER_ERROR,
             Native::Busy => status::THREADPOOL_EXHAUSTED,
             Native::Timeout => status::SERVER_TIMEOUT,
             Native::BadRequest => status::BAD_REQUEST,

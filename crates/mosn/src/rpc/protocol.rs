@@ -60,6 +60,8 @@ pub(super) struct Outcome {
     pub(super) class: Class,
     /// HTTP status that stands for it in metrics, retries and logs.
     pub(super) http: u16,
+    /// Whether the answer says that no application has seen the call, so that it may be sent again.
+    pub(super) unseen: bool,
 }
 
 impl Outcome {
@@ -67,6 +69,7 @@ impl Outcome {
     pub(super) const OK: Outcome = Outcome {
         class: Class::Ok,
         http: 200,
+        unseen: false,
     };
 }
 

@@ -40,6 +40,8 @@ pub(super) enum Native {
     NotFound,
     /// No host.
     NoHost,
+    /// No connection: the call was not sent.
+    NotSent,
     /// The connection is gone.
     Closed,
     /// Too busy.
@@ -131,7 +133,8 @@ impl Refusal {
         match self {
             Refusal::NoRoute | Refusal::NoCluster => Native::NotFound,
             Refusal::NoHealthyUpstream => Native::NoHost,
-            Refusal::ConnectFailed | Refusal::UpstreamClosed => Native::Closed,
+            Refusal::ConnectFailed => Native::NotSent,
+            Refusal::UpstreamClosed => Native::Closed,
             Refusal::Overflow => Native::Busy,
             Refusal::Timeout => Native::Timeout,
             Refusal::TooLarge(_) | Refusal::Undecodable(_) => Native::BadRequest,

@@ -50,7 +50,8 @@ impl Retry {
     /// Whether the policy asks for another try after this answer.
     pub(super) fn wants_after_answer(&self, outcome: Outcome) -> bool {
         let code = outcome.http;
-        (code >= 500 && self.on(RetryOn::SERVER_ERROR))
+        (outcome.unseen && self.on(RetryOn::CONNECT_FAILURE))
+            || (code >= 500 && self.on(RetryOn::SERVER_ERROR))
             || (matches!(code, 502..=504) && self.on(RetryOn::GATEWAY_ERROR))
             || (code == 409 && self.on(RetryOn::RETRIABLE_4XX))
             || (self.on(RetryOn::RETRIABLE_STATUS_CODES)

@@ -460,7 +460,7 @@ fn each_failure_has_the_status_that_a_java_client_understands() {
         ("unrouted", status::NO_PROCESSOR),
         ("missing", status::NO_PROCESSOR),
         ("empty", status::NO_PROCESSOR),
-        ("refused", status::CONNECTION_CLOSED),
+        ("refused", status::CLIENT_SEND_ERROR),
         ("closes", status::CONNECTION_CLOSED),
         ("full", status::SERVER_BUSY),
         ("abort403", status::SERVER_EXCEPTION),
@@ -649,6 +649,40 @@ fn a_policy_retries_a_busy_server_elsewhere() {
         assert_eq!(text(&conn.expect()), format!("arg-{id}"));
     }
     assert!(mosn.stat("cluster.a.upstream_rq_retry") >= 5);
+    mosn.assert_nothing_leaks();
+}
+
+/// Consumer's mosn, two providers' mosns, one provider that is gone: what the middle could not send is
+/// sent to the other.
+#[test]
+fn a_call_that_the_next_proxy_could_not_send_is_sent_elsewhere() {
+    let good = echo_server();
+    let nobody = SocketAddr::from(([127, 0, 0, 1], testkit::net::free_port().expect("a port")));
+    let dead = Mosn::start(
+        &[cluster("a", &[endpoint(nobody, &json!({}))])],
+        &to_a(),
+        json!({}),
+    );
+    let alive = Mosn::start(&to(&good), &to_a(), json!({}));
+    let endpoints = [
+        endpoint(dead.address, &json!({})),
+        endpoint(alive.address, &json!({})),
+    ];
+    let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "a", "timeout": "5s",
+        "retry_policy": {"retry_on": "connect-failure", "num_retries": 2}}}]);
+    let mosn = Mosn::start(&[cluster("a", &endpoints)], &routes, json!({}));
+    let mut conn = connect(&mosn);
+    for id in 0..100 {
+        conn.send(&call(id));
+    }
+    let ids: HashSet<u32> = (0..100)
+        .map(|_| {
+            let frame = conn.expect();
+            assert_eq!(text(&frame), format!("arg-{}", head(&frame).id));
+            head(&frame).id
+        })
+        .collect();
+    assert_eq!(ids.len(), 100);
     mosn.assert_nothing_leaks();
 }
 

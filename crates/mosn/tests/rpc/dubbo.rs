@@ -260,7 +260,7 @@ fn versions_and_groups_are_not_mixed() {
     conn.send(&frame_of(&call, Kind::Call, 9));
     assert!(matches!(
         reply(&conn.expect()),
-        Reply::Failed(status::SERVER_ERROR, _)
+        Reply::Failed(status::CHANNEL_INACTIVE, _)
     ));
 }
 
@@ -429,8 +429,8 @@ fn each_failure_has_the_status_that_a_java_client_understands() {
     for (id, (method, expected)) in [
         ("unrouted", status::SERVICE_NOT_FOUND),
         ("missing", status::SERVICE_NOT_FOUND),
-        ("empty", status::SERVER_ERROR),
-        ("refused", status::SERVER_ERROR),
+        ("empty", status::CHANNEL_INACTIVE),
+        ("refused", status::CHANNEL_INACTIVE),
         ("closes", status::SERVER_ERROR),
         ("full", status::THREADPOOL_EXHAUSTED),
     ]

@@ -36,12 +36,14 @@ pub struct Attachments<'a> {
     map_at: usize,
     /// Offset of the next pair.
     at: usize,
+    /// Knows the classes defined before the map, for Hessian.
+    skipper: Skipper,
     form: Form,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    Hessian(Skipper),
+    Hessian,
     Json,
 }
 
@@ -64,7 +66,8 @@ impl<'a> Attachments<'a> {
             body,
             map_at,
             at: map_at,
-            form: Form::Hessian(skipper),
+            skipper,
+            form: Form::Hessian,
         }
     }
 
@@ -73,6 +76,7 @@ impl<'a> Attachments<'a> {
             body,
             map_at,
             at: map_at,
+            skipper: Skipper::new(Dialect::V2, hessian2::Limits::SKIP),
             form: Form::Json,
         }
     }
@@ -111,8 +115,8 @@ impl<'a> Attachments<'a> {
         if self.map_at >= self.body.len() {
             return Ok(MapState::Absent);
         }
-        match &self.form {
-            Form::Hessian(_) => {
+        match self.form {
+            Form::Hessian => {
                 let mut reader = Reader::at(self.body, self.map_at, Dialect::V2);
                 match reader.next()? {
                     Token::Null => {
@@ -145,8 +149,8 @@ impl<'a> Attachments<'a> {
     fn pair(&mut self) -> Result<Option<Pair<'a>>, EditError> {
         let start = self.at;
         let body = self.body;
-        match &mut self.form {
-            Form::Hessian(skipper) => {
+        match self.form {
+            Form::Hessian => {
                 let mut reader = Reader::at(body, start, Dialect::V2);
                 let key = match reader.next()? {
                     Token::End => return Ok(None),
@@ -167,7 +171,7 @@ impl<'a> Attachments<'a> {
                     _ => (None, true),
                 };
                 self.at = if numbered {
-                    skipper.skip(body, value_at)?
+                    self.skipper.skip(body, value_at)?
                 } else {
                     reader.position()
                 };
@@ -202,7 +206,7 @@ impl<'a> Attachments<'a> {
     /// Appends the map with `edits` applied, and whatever follows it.
     fn rewrite(mut self, edits: &[Edit<'_>], out: &mut Vec<u8>) -> Result<(), EditError> {
         let map_at = self.map_at;
-        let hessian = matches!(self.form, Form::Hessian(_));
+        let hessian = self.form == Form::Hessian;
         let state = self.open()?;
         let item_at = out.len();
         if state == MapState::Open {

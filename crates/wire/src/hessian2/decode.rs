@@ -5,13 +5,16 @@ use std::sync::Arc;
 use super::token::{Reader, Token, Type};
 use super::{Dialect, Error, Limits, Value};
 
+/// A class definition: its name and the names of its fields.
+type Class = (Arc<str>, Arc<[Arc<str>]>);
+
 /// Decodes the values of one stream; the tables run across values.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     reader: Reader<'a>,
     limits: Limits,
     nodes: usize,
-    classes: Vec<(Arc<str>, Arc<[Arc<str>]>)>,
+    classes: Vec<Class>,
     types: Vec<Arc<str>>,
     containers: u32,
 }

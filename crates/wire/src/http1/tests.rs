@@ -1,4 +1,5 @@
 //! Tables of good and bad messages; any split of the input gives the same result; random bytes never panic.
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 
 use proptest::prelude::*;
 
