@@ -9,6 +9,7 @@ use telemetry::stats::{Gauge, HistogramValue, Metric, Registry, Snapshot, bucket
 
 use super::server_info::{Life, Memory};
 use super::{JSON, Query, Reply, Server};
+use crate::cluster::Priority;
 use crate::server::State;
 
 /// The `server.*` gauges that are only right when somebody looks.
@@ -56,12 +57,41 @@ impl ServerGauges {
     }
 }
 
+/// Whether circuit breakers are open: known from what is in use, so no thread has to keep gauges of it.
+fn circuit_breakers(state: &State) -> Vec<Metric<u64>> {
+    const NAMES: [&str; 4] = ["cx_open", "rq_pending_open", "rq_open", "rq_retry_open"];
+    let mut gauges = Vec::new();
+    let active = state
+        .manager
+        .clusters()
+        .filter_map(|(_, entry)| entry.active.as_ref());
+    for config in active.map(|active| &active.config) {
+        for (label, priority) in [("default", Priority::Default), ("high", Priority::High)] {
+            let prefix = config.stats.prefix();
+            for (name, (used, limit)) in NAMES.iter().zip(config.breaker(priority).usage()) {
+                gauges.push(Metric {
+                    name: format!("{prefix}circuit_breakers.{label}.{name}"),
+                    value: u64::from(used >= limit),
+                    // Those of the usual priority are always shown, as in Envoy.
+                    used: priority == Priority::Default,
+                });
+            }
+        }
+    }
+    gauges
+}
+
 async fn snapshot(server: &Server) -> Option<Snapshot> {
-    let (life, uptime_s) = server
-        .with(|state| (Life::of(state), state.started.elapsed().as_secs()))
+    let (life, uptime_s, breakers) = server
+        .with(|state| {
+            let uptime_s = state.started.elapsed().as_secs();
+            (Life::of(state), uptime_s, circuit_breakers(state))
+        })
         .await?;
     server.gauges.update(life, uptime_s);
     let mut snapshot = server.stats.snapshot();
+    snapshot.gauges.extend(breakers);
+    snapshot.gauges.sort_by(|a, b| a.name.cmp(&b.name));
     let is_open = |gauge: &&Metric<u64>| {
         gauge.name.starts_with("listener.") && gauge.name.ends_with(".downstream_cx_active")
     };

@@ -144,6 +144,11 @@ stats! {
 }
 
 impl ClusterStats {
+    /// `cluster.<name>.`, the start of every name of this cluster's statistics.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Counts an answer by its code and class; `code` is an HTTP status.
     pub fn count_response(&self, code: u16) {
         self.upstream_rq_completed.inc();
