@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use testkit::apps::{self, Call, Load};
+use testkit::wait;
 
 use crate::stage::{Discovery, Stage};
 
@@ -11,7 +12,7 @@ use crate::stage::{Discovery, Stage};
 pub type Step = (&'static str, fn(&mut Stage) -> Result<()>);
 
 /// The steps, in an order that leaves the killing for last.
-pub const STEPS: [Step; 10] = [
+pub const STEPS: [Step; 11] = [
     ("all kinds of calls", cases),
     ("a route on a method", route_on_method),
     ("a route on a header", route_on_header),
@@ -25,6 +26,7 @@ pub const STEPS: [Step; 10] = [
         kill_sidecar_under_load,
     ),
     ("a provider killed under load", kill_under_load),
+    ("nothing left behind", nothing_left),
 ];
 
 /// Runs all steps and reports all that failed, not only the first.
@@ -297,7 +299,7 @@ pub fn kill_sidecar_under_load(stage: &mut Stage) -> Result<()> {
         apps::epoch_millis()
     })?;
     stage.restart_sidecar()?;
-    testkit::wait::until_ok(
+    wait::until_ok(
         "the restarted sidecar to be called",
         Duration::from_secs(20),
         || {
@@ -319,4 +321,39 @@ pub fn kill_under_load(stage: &mut Stage) -> Result<()> {
         victim.kill()?;
         apps::epoch_millis()
     })
+}
+
+/// No sidecar counts a call that is over as one that goes on, refused anything that pilot sent, or panicked.
+pub fn nothing_left(stage: &mut Stage) -> Result<()> {
+    let sidecars = std::iter::once(&mut stage.consumer_sidecar).chain(&mut stage.provider_sidecars);
+    for sidecar in sidecars {
+        let name = sidecar.process().name().to_owned();
+        // What the last call did to the counters may still be on its way.
+        wait::until_ok(
+            &format!("the calls of {name} to be over"),
+            Duration::from_secs(5),
+            || {
+                let stats = sidecar.stats()?;
+                let mut active = stats.iter().filter(|(name, value)| {
+                    (name.ends_with("rq_active") || name.ends_with("rq_pending_active"))
+                        && **value != 0
+                });
+                let admin = |name: &str| name.starts_with("http.admin.");
+                match active.find(|(name, _)| !admin(name)) {
+                    Some((name, value)) => bail!("{name}: {value}"),
+                    None => Ok(()),
+                }
+            },
+        )?;
+        let stats = sidecar.stats()?;
+        let rejected = stats
+            .iter()
+            .find(|(name, value)| name.ends_with(".update_rejected") && **value != 0);
+        ensure!(rejected.is_none(), "{name}: {rejected:?}");
+        let output = sidecar.process().output();
+        ensure!(!output.contains("panicked"), "{name}: {output}");
+    }
+    let output = stage.mesh.pilot_output();
+    ensure!(!output.contains("panicked"), "pilot: {output}");
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! A mesh for one test: pilot with a folder of configuration, and sidecars that it configures.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -205,21 +206,7 @@ impl Sidecar {
     }
 
     /// Waits until the sidecar says that it has its first configuration.
-    pub fn host_name(host: u8) -> String {
-        format!("host-{host}")
-    }
-
-    /// A JVM that is given such a file asks nobody else: it has to name the machine, too.
-    fn write_hosts(file: &Path, loopback: &Loopback) -> Result<()> {
-        let machine = fs::read_to_string("/proc/sys/kernel/hostname")?;
-        let mut text = format!("127.0.0.1 localhost {}\n", machine.trim());
-        for host in 1..10 {
-            text += &format!("{} {}\n", loopback.ip(host), host_name(host));
-        }
-        fs::write(file, text).with_context(|| format!("{}", file.display()))
-    }
-
-    fn wait_ready(&mut self) -> Result<()> {
+    pub fn wait_ready(&mut self) -> Result<()> {
         let admin = self.admin();
         let name = self.process.name().to_owned();
         wait_ready(&name, admin, &mut self.process)
@@ -245,13 +232,15 @@ impl Sidecar {
         http::get(self.admin(), "/config_dump?include_eds")?.json()
     }
 
-    /// One counter or gauge; 0 when it does not exist.
-    pub fn stat(&self, name: &str) -> Result<u64> {
+    /// All counters and gauges.
+    pub fn stats(&self) -> Result<BTreeMap<String, u64>> {
         let text = http::get(self.admin(), "/stats")?.text();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        Ok(line.map_or(Ok(0), str::parse)?)
+        let numbers = text.lines().filter_map(|line| {
+            let (name, value) = line.rsplit_once(": ")?;
+            // Histograms and texts are no numbers.
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Ok(numbers.collect())
     }
 }
 
