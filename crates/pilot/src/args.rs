@@ -18,7 +18,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve proxies: read configuration and registrations, and push them over xDS.
-    Discovery(DiscoveryArgs),
+    Discovery(Box<DiscoveryArgs>),
     /// Check configuration files and exit: 0 when all documents are valid.
     Validate(ValidateArgs),
 }
@@ -102,7 +102,7 @@ mod tests {
     fn discovery(args: &[&str]) -> DiscoveryArgs {
         let args = ["pilot", "discovery"].iter().chain(args);
         match Cli::try_parse_from(args).expect("valid arguments").command {
-            Command::Discovery(args) => args,
+            Command::Discovery(args) => *args,
             Command::Validate(_) => panic!("another command"),
         }
     }

@@ -282,7 +282,7 @@ impl Index {
                     .map(|pattern| hosts::precision(pattern))
                     .max()
             };
-            if let Some(best) = rules.iter().filter_map(|rule| precision(rule)).max() {
+            if let Some(best) = rules.iter().filter_map(precision).max() {
                 return rules
                     .into_iter()
                     .filter(|rule| precision(rule) == Some(best))

@@ -98,12 +98,12 @@ pub(super) fn inbound_clusters(world: &World, scope: &Scope, ip: IpAddr) -> Vec<
 
 /// Whether the class's program can call a port. A cluster that it would refuse would cost it all the others.
 fn is_served(scope: &Scope, port: &ServicePort) -> bool {
-    match (scope.class.client, port.protocol) {
-        (_, Protocol::Udp) => false,
-        (Client::Mosn, Protocol::Http2 | Protocol::Tri) => false,
-        (Client::Envoy, Protocol::Bolt | Protocol::Dubbo) => false,
-        _ => true,
-    }
+    !matches!(
+        (scope.class.client, port.protocol),
+        (_, Protocol::Udp)
+            | (Client::Mosn, Protocol::Http2 | Protocol::Tri)
+            | (Client::Envoy, Protocol::Bolt | Protocol::Dubbo)
+    )
 }
 
 fn kind(kind: DiscoveryType) -> Option<ClusterDiscoveryType> {
