@@ -104,6 +104,8 @@ impl Call<'_> {
         let mut present = Present::default();
         let status = self.scratch.response.status;
         let switching = status == 101;
+        self.record.status = Some(status);
+        self.record.head_at = Some(now);
         {
             let Scratch {
                 from_upstream,
@@ -185,8 +187,6 @@ impl Call<'_> {
         }
         out.extend_from_slice(b"\r\n");
         self.remember_head(from);
-        self.record.status = Some(status);
-        self.record.head_at = Some(now);
         config.stats.count_response(status);
     }
 

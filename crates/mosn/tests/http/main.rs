@@ -1,0 +1,5 @@
+//! HTTP at its sockets: beside the real Envoy, and in motion.
+
+mod envoy;
+mod flow;
+mod support;
