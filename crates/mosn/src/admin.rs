@@ -244,5 +244,5 @@ fn listed(field: &str, items: Vec<Value>) -> Value {
     if items.is_empty() {
         return serde_json::json!({});
     }
-    serde_json::json!({field: items})
+    serde_json::json!({field: Value::Array(items)})
 }
