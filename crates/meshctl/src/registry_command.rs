@@ -138,6 +138,8 @@ async fn list(server: &Server, selector: &SelectorOptions) -> anyhow::Result<Vec
     let mut instances = Vec::new();
     while let Some(event) = events.next().await? {
         match text(&event, "type") {
+            // A list begins, anew if the registry changed faster than it was read.
+            "reset" => instances.clear(),
             "put" => instances.push(event["instance"].clone()),
             "synced" => return Ok(instances),
             _ => {}
