@@ -220,6 +220,7 @@ impl Maker<'_> {
                 labels: subset
                     .map(|subset| subset.labels.clone())
                     .unwrap_or_default(),
+                unix_sockets: self.scope.class.client == Client::Envoy,
             };
             match service.resolution {
                 Resolution::Dns | Resolution::DnsRoundRobin => {
@@ -371,7 +372,11 @@ fn apply_pool(
             http.max_requests_per_connection.filter(|value| *value > 0);
     }
     if let Some(tcp) = tcp {
-        common.max_connection_duration = tcp.max_connection_duration.map(|value| duration(value.0));
+        // mosn has no limit of a connection's life yet, and says so by refusing it.
+        if client == Client::Envoy {
+            common.max_connection_duration =
+                tcp.max_connection_duration.map(|value| duration(value.0));
+        }
         if common.idle_timeout.is_none() {
             common.idle_timeout = tcp.idle_timeout.map(|value| duration(value.0));
         }
@@ -455,7 +460,12 @@ fn inbound_cluster(
         name: name.clone(),
         ..Default::default()
     };
+    let is_mosn = scope.class.client == Client::Mosn;
     match endpoint_address(&listener.default_endpoint, number, ip) {
+        // A socket that mosn cannot call: a cluster without endpoints, rather than one that it refuses with all others.
+        Some(_) if is_mosn && listener.default_endpoint.starts_with("unix://") => {
+            cluster.cluster_discovery_type = kind(DiscoveryType::Static);
+        }
         Some(target) => {
             cluster.cluster_discovery_type = kind(DiscoveryType::Static);
             cluster.load_assignment = Some(endpoint_api::ClusterLoadAssignment {
@@ -474,7 +484,7 @@ fn inbound_cluster(
     }
     let protocol = match port.protocol() {
         // What comes in over HTTP/2 goes on as such; the listener tells which it is.
-        Protocol::Http2 => Protocol::Http2,
+        Protocol::Http2 if !is_mosn => Protocol::Http2,
         _ => Protocol::Http,
     };
     apply_pool(

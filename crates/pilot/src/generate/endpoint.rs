@@ -28,6 +28,8 @@ pub(super) struct Assignment {
     pub(super) port: ServicePort,
     /// Labels of the subset; empty = all endpoints.
     pub(super) labels: Labels,
+    /// Whether the program can call unix sockets; it would refuse all endpoints because of one.
+    pub(super) unix_sockets: bool,
 }
 
 /// All assignments. Those whose endpoints are the very same as in `previous` are taken from there.
@@ -71,6 +73,9 @@ pub(super) fn load_assignment(world: &World, assignment: &Assignment) -> Cluster
     let mut localities: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
     for endpoint in world.endpoints_of(&assignment.service) {
         if !world.selects(&assignment.labels, endpoint) {
+            continue;
+        }
+        if endpoint.address.starts_with("unix://") && !assignment.unix_sockets {
             continue;
         }
         let Some(port) = endpoint.port(&assignment.port) else {

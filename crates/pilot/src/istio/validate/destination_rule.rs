@@ -148,6 +148,9 @@ pub(super) fn connection_pool(pool: &ConnectionPoolSettings, warnings: &mut Vec<
         ] {
             optional(field, value.as_ref(), |value| duration(value.0))?;
         }
+        if tcp.max_connection_duration.is_some() {
+            warnings.push("connectionPool.tcp.maxConnectionDuration: has no effect in mosn yet, only in Envoy".to_owned());
+        }
         Ok(())
     })?;
     optional("http", pool.http.as_ref(), |http| {

@@ -51,6 +51,15 @@ pub fn service_entry(spec: &ServiceEntry, warnings: &mut Vec<String>) -> Check {
         },
     )?;
     resolution(spec)?;
+    if spec
+        .endpoints
+        .iter()
+        .any(|endpoint| endpoint.address.starts_with("unix://"))
+    {
+        warnings.push(
+            "spec.endpoints: unix sockets have no effect in mosn yet, only in Envoy".to_owned(),
+        );
+    }
     export_to(&spec.export_to)?;
     if !spec.subject_alt_names.is_empty() {
         warnings.push(
