@@ -1,8 +1,8 @@
 //! The real Envoy as a sidecar of the same pilot.
 
+use crate::scenario;
+use crate::stage::{SPRING, Stage};
 use anyhow::{Result, ensure};
-use e2e::scenario;
-use e2e::stage::{SPRING, Stage};
 use testkit::http;
 use testkit::mesh::Kind;
 

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use testkit::mesh::NAMESPACE;
 
 /// A document of `networking.istio.io` with this specification (YAML, not indented).
-pub fn document(kind: &str, name: &str, spec: &str) -> String {
+pub(crate) fn document(kind: &str, name: &str, spec: &str) -> String {
     let mut text = format!(
         "apiVersion: networking.istio.io/v1\nkind: {kind}\n\
          metadata:\n  name: {name}\n  namespace: {NAMESPACE}\nspec:\n"
@@ -19,17 +19,21 @@ pub fn document(kind: &str, name: &str, spec: &str) -> String {
 
 /// A service port: the number that consumers call on their sidecar, and its protocol.
 #[derive(Debug, Clone, Copy)]
-pub struct ServicePort {
+pub(crate) struct ServicePort {
     /// Number.
-    pub number: u16,
+    pub(crate) number: u16,
     /// Name, also of the endpoint's port.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Istio's protocol.
-    pub protocol: &'static str,
+    pub(crate) protocol: &'static str,
 }
 
 /// A service with one endpoint for each (address, port, version).
-pub fn service_entry(host: &str, port: ServicePort, endpoints: &[(Ipv4Addr, u16, &str)]) -> String {
+pub(crate) fn service_entry(
+    host: &str,
+    port: ServicePort,
+    endpoints: &[(Ipv4Addr, u16, &str)],
+) -> String {
     let ServicePort {
         number,
         name,
@@ -49,7 +53,7 @@ pub fn service_entry(host: &str, port: ServicePort, endpoints: &[(Ipv4Addr, u16,
 }
 
 /// Subsets v1 and v2, and whatever else `policy` says (a `trafficPolicy:` or nothing).
-pub fn destination_rule(host: &str, policy: &str) -> String {
+pub(crate) fn destination_rule(host: &str, policy: &str) -> String {
     let spec = format!(
         "host: {host}\nsubsets:\n- {{name: v1, labels: {{version: v1}}}}\n\
          - {{name: v2, labels: {{version: v2}}}}\n{policy}"
@@ -58,13 +62,13 @@ pub fn destination_rule(host: &str, policy: &str) -> String {
 }
 
 /// A virtual service with these HTTP routes, a YAML list.
-pub fn virtual_service(host: &str, routes: &str) -> String {
+pub(crate) fn virtual_service(host: &str, routes: &str) -> String {
     let spec = format!("hosts: [{host}]\nhttp:\n{}", routes.trim_matches('\n'));
     document("VirtualService", "shop", &spec)
 }
 
 /// The sidecar of consumers: one port for calls.
-pub fn egress(ip: Ipv4Addr, port: ServicePort) -> String {
+pub(crate) fn egress(ip: Ipv4Addr, port: ServicePort) -> String {
     let ServicePort {
         number,
         name,
@@ -79,7 +83,13 @@ pub fn egress(ip: Ipv4Addr, port: ServicePort) -> String {
 }
 
 /// The sidecar of the providers of one version: one port that goes to the application.
-pub fn ingress(version: &str, ip: Ipv4Addr, ingress: u16, port: ServicePort, app: u16) -> String {
+pub(crate) fn ingress(
+    version: &str,
+    ip: Ipv4Addr,
+    ingress: u16,
+    port: ServicePort,
+    app: u16,
+) -> String {
     let ServicePort { name, protocol, .. } = port;
     let spec = format!(
         "workloadSelector: {{labels: {{app: provider, version: {version}}}}}\ningress:\n\

@@ -1,7 +1,7 @@
 //! Spring Boot applications in the mesh.
 
-use e2e::scenario;
-use e2e::stage::{SPRING, Stage};
+use crate::scenario;
+use crate::stage::{SPRING, Stage};
 
 #[test]
 fn spring_calls_go_through_the_mesh() -> anyhow::Result<()> {

@@ -9,10 +9,10 @@ use testkit::wait;
 use crate::stage::{Discovery, Stage};
 
 /// A step by its name.
-pub type Step = (&'static str, fn(&mut Stage) -> Result<()>);
+pub(crate) type Step = (&'static str, fn(&mut Stage) -> Result<()>);
 
 /// The steps, in an order that leaves the killing for last.
-pub const STEPS: [Step; 11] = [
+pub(crate) const STEPS: [Step; 11] = [
     ("all kinds of calls", cases),
     ("a route on a method", route_on_method),
     ("a route on a header", route_on_header),
@@ -30,7 +30,7 @@ pub const STEPS: [Step; 11] = [
 ];
 
 /// Runs all steps and reports all that failed, not only the first.
-pub fn run(stage: &mut Stage) -> Result<()> {
+pub(crate) fn run(stage: &mut Stage) -> Result<()> {
     let mut failures = Vec::new();
     for (name, step) in STEPS {
         let start = std::time::Instant::now();
@@ -60,7 +60,7 @@ fn succeeded(call: &Call) -> Result<&str> {
 }
 
 /// Plain calls, exceptions, one-way and asynchronous calls, large payloads, headers: each case of the consumer.
-pub fn cases(stage: &mut Stage) -> Result<()> {
+pub(crate) fn cases(stage: &mut Stage) -> Result<()> {
     let cases = stage.consumer.cases(&[])?;
     ensure!(cases.len() > 10, "only {} cases ran", cases.len());
     let failed: Vec<String> = cases
@@ -85,7 +85,7 @@ fn header(stage: &Stage, name: &str, value: &str) -> String {
 }
 
 /// One method goes to v2, all others to v1.
-pub fn route_on_method(stage: &mut Stage) -> Result<()> {
+pub(crate) fn route_on_method(stage: &mut Stage) -> Result<()> {
     let host = stage.plan.host;
     let routes = format!(
         "- match: [{{{}}}]\n  route: [{{destination: {{host: {host}, subset: v2}}}}]\n{}",
@@ -103,7 +103,7 @@ pub fn route_on_method(stage: &mut Stage) -> Result<()> {
 }
 
 /// Calls with a header go to v2, all others to v1.
-pub fn route_on_header(stage: &mut Stage) -> Result<()> {
+pub(crate) fn route_on_header(stage: &mut Stage) -> Result<()> {
     let host = stage.plan.host;
     let routes = format!(
         "- match: [{{{}}}]\n  route: [{{destination: {{host: {host}, subset: v2}}}}]\n{}",
@@ -119,7 +119,7 @@ pub fn route_on_header(stage: &mut Stage) -> Result<()> {
 }
 
 /// 80 of 100 calls go to v1, 20 to v2; the bounds are five standard deviations.
-pub fn split(stage: &mut Stage) -> Result<()> {
+pub(crate) fn split(stage: &mut Stage) -> Result<()> {
     const CALLS: u32 = 300;
     let host = stage.plan.host;
     stage.route(&format!(
@@ -134,7 +134,7 @@ pub fn split(stage: &mut Stage) -> Result<()> {
 }
 
 /// Calls with a header are refused by the sidecar, the provider does not see them; others pass.
-pub fn abort(stage: &mut Stage) -> Result<()> {
+pub(crate) fn abort(stage: &mut Stage) -> Result<()> {
     let host = stage.plan.host;
     let routes = format!(
         "- match: [{{{}}}]\n  fault: {{abort: {{httpStatus: 503, percentage: {{value: 100}}}}}}\n  \
@@ -154,7 +154,7 @@ pub fn abort(stage: &mut Stage) -> Result<()> {
 }
 
 /// Calls with a header are held by the sidecar for a while and then pass.
-pub fn delay(stage: &mut Stage) -> Result<()> {
+pub(crate) fn delay(stage: &mut Stage) -> Result<()> {
     const DELAY: Duration = Duration::from_millis(400);
     let host = stage.plan.host;
     let routes = format!(
@@ -174,7 +174,7 @@ pub fn delay(stage: &mut Stage) -> Result<()> {
 }
 
 /// The route's timeout ends a call long before the provider would and before the caller gives up.
-pub fn timeout(stage: &mut Stage) -> Result<()> {
+pub(crate) fn timeout(stage: &mut Stage) -> Result<()> {
     let host = stage.plan.host;
     let routes = format!(
         "- match: [{{{}}}]\n  timeout: 0.3s\n  route: [{{destination: {{host: {host}, subset: v1}}}}]\n{}",
@@ -206,7 +206,7 @@ fn no_failure(load: &Load) -> Result<()> {
 }
 
 /// Routes, subsets' policy and endpoints change again and again while calls go on: none fails.
-pub fn change_under_load(stage: &mut Stage) -> Result<()> {
+pub(crate) fn change_under_load(stage: &mut Stage) -> Result<()> {
     const PER_CHANGE: u64 = 40;
     let [v1, v2] = [stage.to("v1"), stage.to("v2")];
     stage
@@ -288,7 +288,7 @@ fn load_around(
 }
 
 /// The sidecar of one of two providers is killed under load: only calls that were in flight on it may fail.
-pub fn kill_sidecar_under_load(stage: &mut Stage) -> Result<()> {
+pub(crate) fn kill_sidecar_under_load(stage: &mut Stage) -> Result<()> {
     if stage.plan.discovery == Discovery::MeshRegistry {
         // SOFARPC publishes once: a sidecar that comes back does not know of it.
         return Ok(());
@@ -314,7 +314,7 @@ pub fn kill_sidecar_under_load(stage: &mut Stage) -> Result<()> {
 ///
 /// Its sidecar lives on and answers for it that there is nobody. As in Istio that alone is no reason to try elsewhere:
 /// the route has to say so.
-pub fn kill_under_load(stage: &mut Stage) -> Result<()> {
+pub(crate) fn kill_under_load(stage: &mut Stage) -> Result<()> {
     let retries = "retries: {attempts: 2, retryOn: '5xx,connect-failure,refused-stream'}";
     load_around(stage, retries, |stage| {
         let mut victim = stage.providers.pop().context("no provider")?;
@@ -324,7 +324,7 @@ pub fn kill_under_load(stage: &mut Stage) -> Result<()> {
 }
 
 /// No sidecar counts a call that is over as one that goes on, refused anything that pilot sent, or panicked.
-pub fn nothing_left(stage: &mut Stage) -> Result<()> {
+pub(crate) fn nothing_left(stage: &mut Stage) -> Result<()> {
     let sidecars = std::iter::once(&mut stage.consumer_sidecar).chain(&mut stage.provider_sidecars);
     for sidecar in sidecars {
         let name = sidecar.process().name().to_owned();

@@ -1,7 +1,7 @@
 //! Dubbo applications in the mesh.
 
-use e2e::scenario;
-use e2e::stage::{DUBBO, Stage};
+use crate::scenario;
+use crate::stage::{DUBBO, Stage};
 
 #[test]
 fn dubbo_calls_go_through_the_mesh() -> anyhow::Result<()> {

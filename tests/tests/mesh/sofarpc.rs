@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::scenario;
+use crate::stage::{SOFARPC, Stage};
 use anyhow::{Context, Result, ensure};
-use e2e::scenario;
-use e2e::stage::{SOFARPC, Stage};
 use testkit::wait;
 
 const NEWS_LIMIT: Duration = Duration::from_secs(10);

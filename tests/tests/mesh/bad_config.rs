@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::yaml::{self, ServicePort};
 use anyhow::{Result, bail, ensure};
-use e2e::yaml::{self, ServicePort};
 use testkit::http::{self, Server};
 use testkit::mesh::{Kind, Mesh, Sidecar};
 use testkit::wait;

@@ -19,7 +19,7 @@ const PROVIDERS: [(&str, u8); 2] = [("v1", 3), ("v2", 4)];
 
 /// How sidecars know where the providers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Discovery {
+pub(crate) enum Discovery {
     /// A ServiceEntry says it.
     ServiceEntry,
     /// Somebody registers them over pilot's HTTP interface.
@@ -30,27 +30,27 @@ pub enum Discovery {
 
 /// What differs between the frameworks.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The framework.
-    pub framework: Framework,
+    pub(crate) framework: Framework,
     /// The service's host in the mesh.
-    pub host: &'static str,
+    pub(crate) host: &'static str,
     /// The port that the consumer calls on its sidecar.
-    pub port: ServicePort,
+    pub(crate) port: ServicePort,
     /// The port of the provider's sidecar.
-    pub ingress: u16,
+    pub(crate) ingress: u16,
     /// What comes before a method's name in `:path`.
-    pub path: &'static str,
+    pub(crate) path: &'static str,
     /// What a sidecar sees before the name of a header that the application set.
-    pub header: &'static str,
+    pub(crate) header: &'static str,
     /// How the providers are found.
-    pub discovery: Discovery,
+    pub(crate) discovery: Discovery,
     /// The consumer's sidecar, and the two providers'.
-    pub sidecars: [Kind; 3],
+    pub(crate) sidecars: [Kind; 3],
 }
 
 /// The plan for Dubbo.
-pub const DUBBO: Plan = Plan {
+pub(crate) const DUBBO: Plan = Plan {
     framework: Framework::Dubbo,
     host: "mesh.apps.dubbo.DubboShop",
     port: ServicePort {
@@ -66,7 +66,7 @@ pub const DUBBO: Plan = Plan {
 };
 
 /// The plan for SOFARPC.
-pub const SOFARPC: Plan = Plan {
+pub(crate) const SOFARPC: Plan = Plan {
     framework: Framework::Sofarpc,
     host: "mesh.apps.sofarpc.SofaShop",
     port: ServicePort {
@@ -82,7 +82,7 @@ pub const SOFARPC: Plan = Plan {
 };
 
 /// The plan for Spring Boot.
-pub const SPRING: Plan = Plan {
+pub(crate) const SPRING: Plan = Plan {
     framework: Framework::Spring,
     host: "shop.demo.svc.cluster.local",
     port: ServicePort {
@@ -99,25 +99,25 @@ pub const SPRING: Plan = Plan {
 
 /// Everything that runs.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// What it was made from.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     /// The consumer application.
-    pub consumer: Consumer,
+    pub(crate) consumer: Consumer,
     /// The providers, v1 and v2; taken out when killed.
-    pub providers: Vec<Provider>,
+    pub(crate) providers: Vec<Provider>,
     /// The consumer's sidecar.
-    pub consumer_sidecar: Sidecar,
+    pub(crate) consumer_sidecar: Sidecar,
     /// The providers' sidecars.
-    pub provider_sidecars: Vec<Sidecar>,
+    pub(crate) provider_sidecars: Vec<Sidecar>,
     /// Pilot. Last, so that it ends last.
-    pub mesh: Mesh,
+    pub(crate) mesh: Mesh,
     changes: u32,
 }
 
 impl Stage {
     /// Starts all of it; all calls go to v1.
-    pub fn start(plan: Plan) -> Result<Stage> {
+    pub(crate) fn start(plan: Plan) -> Result<Stage> {
         let mesh = Mesh::start()?;
         let folder = mesh.folder().to_owned();
         let kinds = plan.sidecars;
@@ -195,12 +195,12 @@ impl Stage {
     }
 
     /// The consumer's sidecar, as something to send HTTP to.
-    pub fn entrance(&self) -> SocketAddr {
+    pub(crate) fn entrance(&self) -> SocketAddr {
         self.mesh.address(CONSUMER, self.plan.port.number)
     }
 
     /// Puts HTTP routes (a YAML list) into force and waits until the consumer's sidecar has them.
-    pub fn route(&mut self, routes: &str) -> Result<()> {
+    pub(crate) fn route(&mut self, routes: &str) -> Result<()> {
         self.changes += 1;
         let marker = format!("change-{}", self.changes);
         // A last route that no call takes, by which the change is recognised in the sidecar.
@@ -218,12 +218,12 @@ impl Stage {
     }
 
     /// Makes these versions the only endpoints; where applications register themselves they stay what they are.
-    pub fn endpoints(&self, versions: &[&str]) -> Result<()> {
+    pub(crate) fn endpoints(&self, versions: &[&str]) -> Result<()> {
         provide(&self.mesh, &self.plan, versions)
     }
 
     /// The instances of the service that pilot's registry has.
-    pub fn registered(&self) -> Result<Vec<Value>> {
+    pub(crate) fn registered(&self) -> Result<Vec<Value>> {
         let path = format!(
             "/v1/services/{}/{}/instances",
             self.plan.port.name, self.plan.host
@@ -240,13 +240,13 @@ impl Stage {
     }
 
     /// Puts a traffic policy into force.
-    pub fn policy(&self, policy: &str) -> Result<()> {
+    pub(crate) fn policy(&self, policy: &str) -> Result<()> {
         self.mesh
             .write("rule.yaml", &yaml::destination_rule(self.plan.host, policy))
     }
 
     /// Starts the sidecar of v2 again after it was killed.
-    pub fn restart_sidecar(&mut self) -> Result<()> {
+    pub(crate) fn restart_sidecar(&mut self) -> Result<()> {
         self.provider_sidecars.pop();
         let (version, host) = PROVIDERS[1];
         self.provider_sidecars.push(provider_sidecar(
@@ -259,7 +259,7 @@ impl Stage {
     }
 
     /// Waits until this text is in the configuration of the consumer's sidecar.
-    pub fn wait_for(&self, text: &str) -> Result<()> {
+    pub(crate) fn wait_for(&self, text: &str) -> Result<()> {
         wait::until_ok(&format!("{text} in the sidecar"), CHANGE_LIMIT, || {
             let dump = self.consumer_sidecar.config_dump()?.to_string();
             if !dump.contains(text) {
@@ -273,7 +273,7 @@ impl Stage {
     }
 
     /// A route list that sends everything to one version.
-    pub fn to(&self, version: &str) -> String {
+    pub(crate) fn to(&self, version: &str) -> String {
         route_to_host(self.plan.host, version)
     }
 }
