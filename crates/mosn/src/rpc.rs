@@ -172,8 +172,7 @@ fn compile_routes(
     routes: &RouteConfiguration,
     ctx: &CompileContext,
 ) -> Result<Arc<route::Table>, FieldError> {
-    // Clusters may come later than routes, as in Envoy without `validate_clusters`.
-    route::Table::compile(routes, ctx, &|_| true)
+    route::Table::compile_inline(routes, ctx)
         .map(Arc::new)
         .map_err(|error| error.in_field("route_config"))
 }

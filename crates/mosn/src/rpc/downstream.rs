@@ -429,7 +429,8 @@ pub(super) async fn serve<P: Protocol>(stream: TcpStream, initial: Vec<u8>, setu
     down.state.set(State::Closed);
     connection.inbox = Inbox::default();
     if matches!(end, End::Refused) {
-        linger(&mut connection.stream).await;
+        // Boxed: its buffer must not be part of every idle connection.
+        Box::pin(linger(&mut connection.stream)).await;
     }
 }
 

@@ -698,9 +698,8 @@ fn bytes_that_are_no_frame_close_the_connection_and_are_counted() {
     ] {
         let mut conn = connect(&mosn);
         conn.send(garbage);
-        conn.stream
-            .shutdown(std::net::Shutdown::Write)
-            .expect("shut down");
+        // mosn may have closed already.
+        let _ = conn.stream.shutdown(std::net::Shutdown::Write);
         assert_eq!(conn.receive(), None, "{name}");
     }
     mosn.wait_stat("rpc.t.downstream_cx_protocol_error", 2);

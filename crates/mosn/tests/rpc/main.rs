@@ -4,3 +4,13 @@
 mod bolt;
 mod dubbo;
 mod support;
+
+fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn the_future_of_an_idle_connection_is_small() {
+    let size = size_of_future(mosn::rpc::serve);
+    assert!(size <= 1280, "{size} bytes");
+}

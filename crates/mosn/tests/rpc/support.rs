@@ -189,7 +189,7 @@ impl Mosn {
             json!({
                 "@type": "type.googleapis.com/mosn.extensions.filters.network.rpc_proxy.v1.RpcProxy",
                 "stat_prefix": "t",
-                "route_config": {"name": "r", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+                "route_config": {"name": "r", "validate_clusters": false, "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
             }),
             proxy,
         );
