@@ -317,7 +317,7 @@ fn any_parts(bytes: &[u8]) -> Result<(&str, &[u8]), FieldError> {
 fn locate(error: FieldError, field: &Field, raw: Raw<'_>, read: &[u8]) -> FieldError {
     let error = if let Some((key_field, _)) = field.map_entry() {
         error.in_key(&entry_key(key_field, raw))
-    } else if field.repeated && !field.kind.is_packable() {
+    } else if field.repeated && !(field.kind.is_packable() && matches!(raw, Raw::Bytes(_))) {
         let mut earlier = 0;
         let mut reader = Reader(read);
         while let Ok(Some((number, _))) = reader.field() {

@@ -231,6 +231,15 @@ pub fn dynamic(b: &Bootstrap) -> Result<Dynamic, FieldError> {
             .map(ads_cluster)
             .transpose()
             .map_err(|e| e.in_field("ads_config"))?;
+        let clusters = b.static_resources.iter().flat_map(|fixed| &fixed.clusters);
+        if let Some(name) = &ads_cluster
+            && !clusters.into_iter().any(|cluster| cluster.name == *name)
+        {
+            return Err(FieldError::at(
+                "ads_config.grpc_services[0].envoy_grpc.cluster_name",
+                format!("cluster {name:?} is not in static_resources"),
+            ));
+        }
         if (cds || lds) && ads_cluster.is_none() {
             return Err(FieldError::at(
                 "ads_config",

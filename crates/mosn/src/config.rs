@@ -1,12 +1,18 @@
 //! What compiling configuration needs: statistics, access logs, the process's options.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::envoy::config::core::v3::{Address, SocketAddress, address, socket_address};
+use api::envoy::config::core::v3::{
+    Address, SocketAddress, TransportSocket, address, socket_address, transport_socket,
+};
+use api::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use base::FieldError;
+use prost::Name;
 
+use crate::manager::ClusterEntry;
 use crate::route;
 
 /// Process-wide settings from flags and bootstrap.
@@ -48,6 +54,16 @@ pub struct CompileContext<'a> {
     pub access_logs: &'a telemetry::access_log::Sinks,
     /// Process-wide settings.
     pub options: &'a Options,
+    /// The clusters that there are, warming ones too; `None`: any may come.
+    pub clusters: Option<&'a BTreeMap<String, ClusterEntry>>,
+}
+
+impl CompileContext<'_> {
+    /// Whether there is a cluster of this name.
+    pub fn knows_cluster(&self, name: &str) -> bool {
+        self.clusters
+            .is_none_or(|clusters| clusters.contains_key(name))
+    }
 }
 
 /// Where a connection manager or RPC proxy gets its routes.
@@ -87,6 +103,18 @@ pub fn unpack<M: prost::Message + Default>(
     }
     M::decode(any.value.as_slice())
         .map_err(|e| FieldError::at("value", format!("does not decode as {full_name}: {e}")))
+}
+
+/// Checks that a transport socket is plain TCP. As in Envoy its type says what it is, its name nothing.
+pub fn raw_buffer(socket: &TransportSocket) -> Result<(), FieldError> {
+    match &socket.config_type {
+        Some(transport_socket::ConfigType::TypedConfig(any)) => {
+            unpack::<RawBuffer>(any, &RawBuffer::full_name())
+                .map(|_| ())
+                .map_err(|e| e.in_field("typed_config"))
+        }
+        None => Err(FieldError::at("typed_config", "is required")),
+    }
 }
 
 /// The full message name in a type URL.

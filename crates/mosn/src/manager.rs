@@ -166,6 +166,7 @@ impl Manager {
             stats: &self.stats,
             access_logs: &self.access_logs,
             options: &self.options,
+            clusters: Some(&self.clusters),
         }
     }
 

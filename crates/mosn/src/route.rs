@@ -123,20 +123,34 @@ pub struct Entry<'t> {
 }
 
 impl Table {
-    /// Compiles a configuration. Clusters are asked of `known` only if `validate_clusters` is set.
+    /// Compiles a configuration that came by RDS. Its clusters may come later, unless `validate_clusters` is set.
     ///
     /// # Errors
     /// The first field that is wrong or not supported.
     pub fn compile(
         config: &RouteConfiguration,
-        _context: &CompileContext<'_>,
-        known: &dyn Fn(&str) -> bool,
+        context: &CompileContext<'_>,
     ) -> Result<Self, FieldError> {
-        Self::build(config, known)
+        let validate = config.validate_clusters.unwrap_or(false);
+        Self::build(config, validate, &|name| context.knows_cluster(name))
+    }
+
+    /// Compiles a configuration that stands in a listener. Its clusters must be there, unless `validate_clusters` is
+    /// false.
+    ///
+    /// # Errors
+    /// The first field that is wrong or not supported.
+    pub fn compile_inline(
+        config: &RouteConfiguration,
+        context: &CompileContext<'_>,
+    ) -> Result<Self, FieldError> {
+        let validate = config.validate_clusters.unwrap_or(true);
+        Self::build(config, validate, &|name| context.knows_cluster(name))
     }
 
     fn build(
         config: &RouteConfiguration,
+        validate_clusters: bool,
         known: &dyn Fn(&str) -> bool,
     ) -> Result<Self, FieldError> {
         refuse_fields!(config; vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies,
@@ -154,7 +168,7 @@ impl Table {
                     .map_err(|error| place(error.in_index(at).in_field("domains")))?;
             }
             let host = VirtualHost::compile(host, max_body_bytes).map_err(place)?;
-            if config.validate_clusters == Some(true) {
+            if validate_clusters {
                 host.check_clusters(known).map_err(place)?;
             }
             virtual_hosts.push(host);

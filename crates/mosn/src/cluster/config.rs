@@ -181,13 +181,8 @@ impl ClusterConfig {
         if usage == ClusterUse::Traffic && is_set(&c.http2_protocol_options) {
             return Err(FieldError::at("http2_protocol_options", "is not supported"));
         }
-        if let Some(socket) = &c.transport_socket
-            && socket.name != "envoy.transport_sockets.raw_buffer"
-        {
-            return Err(FieldError::at(
-                "transport_socket.name",
-                format!("{:?} is not supported", socket.name),
-            ));
+        if let Some(socket) = &c.transport_socket {
+            config::raw_buffer(socket).map_err(|e| e.in_field("transport_socket"))?;
         }
         let duration = |d: &Option<_>, name: &str| {
             d.as_ref()
@@ -320,6 +315,16 @@ fn lb_policy(c: &proto::Cluster) -> Result<LbPolicy, FieldError> {
             ));
         }
     }
+    let to_original_dst = matches!(
+        c.cluster_discovery_type,
+        Some(cluster::ClusterDiscoveryType::Type(kind)) if kind == cluster::DiscoveryType::OriginalDst as i32
+    );
+    if to_original_dst != (c.lb_policy() == P::ClusterProvided) {
+        return Err(FieldError::at(
+            "lb_policy",
+            "CLUSTER_PROVIDED and type ORIGINAL_DST go together",
+        ));
+    }
     match c.lb_policy() {
         P::RoundRobin => {
             if let Some(LbConfig::RoundRobinLbConfig(lb)) = &c.lb_config {
@@ -352,7 +357,7 @@ fn lb_policy(c: &proto::Cluster) -> Result<LbPolicy, FieldError> {
             })
         }
         P::Random => Ok(LbPolicy::Random),
-        // comes with ORIGINAL_DST, where there is nothing to choose from
+        // there is nothing to choose from
         P::ClusterProvided => Ok(LbPolicy::RoundRobin),
         other => Err(FieldError::at(
             "lb_policy",

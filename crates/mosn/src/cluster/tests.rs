@@ -21,6 +21,7 @@ fn compile(config: &Value) -> Result<ClusterConfig, base::FieldError> {
         stats: &stats,
         access_logs: &access_logs,
         options: &options,
+        clusters: None,
     };
     ClusterConfig::compile(&cluster, ClusterUse::Traffic, &ctx)
 }

@@ -320,8 +320,7 @@ fn refuse(config: &HttpConnectionManager) -> Result<(), FieldError> {
 fn routes(config: &HttpConnectionManager, ctx: &CompileContext) -> Result<RouteSource, FieldError> {
     match &config.route_specifier {
         Some(RouteSpecifier::RouteConfig(routes)) => {
-            // Whether the clusters exist is the business of whoever knows all clusters.
-            let table = route::Table::compile(routes, ctx, &|_| true)
+            let table = route::Table::compile_inline(routes, ctx)
                 .map_err(|e| e.in_field("route_config"))?;
             Ok(RouteSource::Inline(Arc::new(table)))
         }
@@ -455,7 +454,7 @@ fn timeouts(
 }
 
 fn upgrades(config: &HttpConnectionManager) -> Result<Vec<(Box<str>, bool)>, FieldError> {
-    let mut upgrades = Vec::new();
+    let mut upgrades: Vec<(Box<str>, bool)> = Vec::new();
     for (index, upgrade) in config.upgrade_configs.iter().enumerate() {
         let here = |e: FieldError| e.in_index(index).in_field("upgrade_configs");
         if !upgrade.filters.is_empty() {
@@ -467,10 +466,11 @@ fn upgrades(config: &HttpConnectionManager) -> Result<Vec<(Box<str>, bool)>, Fie
                 "CONNECT is not supported",
             )));
         }
-        upgrades.push((
-            upgrade.upgrade_type.to_ascii_lowercase().into(),
-            upgrade.enabled.unwrap_or(true),
-        ));
+        let kind: Box<str> = upgrade.upgrade_type.to_ascii_lowercase().into();
+        if upgrades.iter().any(|(given, _)| *given == kind) {
+            return Err(here(FieldError::at("upgrade_type", "is there twice")));
+        }
+        upgrades.push((kind, upgrade.enabled.unwrap_or(true)));
     }
     Ok(upgrades)
 }

@@ -199,13 +199,8 @@ fn compile_chain(
         Some(m) => Match::compile(m).map_err(|e| e.in_field("filter_chain_match"))?,
         None => Match::default(),
     };
-    if let Some(socket) = &chain.transport_socket
-        && socket.name != "envoy.transport_sockets.raw_buffer"
-    {
-        return Err(FieldError::at(
-            "transport_socket.name",
-            format!("{:?} is not supported", socket.name),
-        ));
+    if let Some(socket) = &chain.transport_socket {
+        config::raw_buffer(socket).map_err(|e| e.in_field("transport_socket"))?;
     }
     let filter = match chain.filters.as_slice() {
         [] => return Err(FieldError::at("filters", "a network filter is required")),

@@ -45,8 +45,7 @@ impl Manager {
                 error,
             };
             api::validate::message::<RouteConfiguration>(&any.value).map_err(refused)?;
-            let known = |cluster: &str| self.clusters.contains_key(cluster);
-            let table = Table::compile(&routes, &self.context(), &known).map_err(refused)?;
+            let table = Table::compile(&routes, &self.context()).map_err(refused)?;
             if wanted.contains(&name) {
                 compiled.push((name.clone(), Arc::new(table), any.clone()));
             }

@@ -53,7 +53,9 @@ fn request(path: &'static str, headers: &[(&'static str, &'static str)]) -> Requ
     reason = "callers write the value in place"
 )]
 fn compile(config: Value) -> Result<Table, FieldError> {
-    Table::build(&api::json::from_value(&config)?, &|name| name != "missing")
+    let config: RouteConfiguration = api::json::from_value(&config)?;
+    let validate = config.validate_clusters.unwrap_or(false);
+    Table::build(&config, validate, &|name| name != "missing")
 }
 
 #[allow(
