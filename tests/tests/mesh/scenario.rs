@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use testkit::apps::{self, Call, Load};
+use testkit::apps::{self, Call, Framework, Load};
 use testkit::wait;
 
 use crate::stage::{Discovery, Stage};
@@ -12,11 +12,12 @@ use crate::stage::{Discovery, Stage};
 pub(crate) type Step = (&'static str, fn(&mut Stage) -> Result<()>);
 
 /// The steps, in an order that leaves the killing for last.
-pub(crate) const STEPS: [Step; 11] = [
+pub(crate) const STEPS: [Step; 12] = [
     ("all kinds of calls", cases),
     ("a route on a method", route_on_method),
     ("a route on a header", route_on_header),
     ("an 80/20 split by version", split),
+    ("another version or group of the interface", other_version),
     ("an aborted call", abort),
     ("a delayed call", delay),
     ("a timeout", timeout),
@@ -130,6 +131,24 @@ pub(crate) fn split(stage: &mut Stage) -> Result<()> {
     ensure!(tally.failures.is_empty(), "{tally:?}");
     ensure!(tally.of("v1") + tally.of("v2") == CALLS, "{tally:?}");
     ensure!((25..=95).contains(&tally.of("v2")), "{tally:?}");
+    Ok(())
+}
+
+/// A call of a version or group that no provider has is refused by the sidecar; no provider is asked.
+pub(crate) fn other_version(stage: &mut Stage) -> Result<()> {
+    // What a sidecar says; a provider that does not know the version says something else.
+    let refusal = match stage.plan.framework {
+        Framework::Dubbo => "no healthy upstream",
+        Framework::Sofarpc => "NO_PROCESSOR",
+        Framework::Spring => return Ok(()),
+    };
+    let host = stage.plan.host;
+    stage.route(&format!("- route: [{{destination: {{host: {host}}}}}]\n"))?;
+    for (_, call) in stage.consumer.cases(&["other-version"])? {
+        ensure!(succeeded(&call)?.contains(refusal), "{call:?}");
+        ensure!(call.took < Duration::from_secs(5), "{call:?}");
+    }
+    succeeded(&stage.consumer.call("who", "")?)?;
     Ok(())
 }
 

@@ -14,6 +14,11 @@ use crate::yaml::{self, ServicePort};
 /// How long a change of configuration may take to arrive, on a machine that does other things.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
+/// The version of the Dubbo service.
+const DUBBO_VERSION: &str = "1.2.3";
+/// SOFARPC's `uniqueId`, which is the group of a call.
+const SOFARPC_GROUP: &str = "blue";
+
 const CONSUMER: u8 = 2;
 const PROVIDERS: [(&str, u8); 2] = [("v1", 3), ("v2", 4)];
 
@@ -136,6 +141,7 @@ impl Stage {
             if plan.discovery == Discovery::MeshRegistry {
                 flags.push(("mesh", &registry));
             }
+            flags.extend(identity(plan.framework));
             let name = format!("provider-{version}");
             starting.push(start_provider(plan.framework, &name, &flags, &folder)?);
             sidecars += &yaml::ingress(version, mesh.ip(host), plan.ingress, plan.port, app_port);
@@ -152,12 +158,13 @@ impl Stage {
         let to = mesh.address(CONSUMER, plan.port.number).to_string();
         let named = format!("{}:{}", mesh.name(CONSUMER), plan.port.number);
         let registry = consumer_sidecar.mesh_registry();
-        let flags = match plan.framework {
+        let mut flags = match plan.framework {
             _ if plan.discovery == Discovery::MeshRegistry => vec![("mesh", registry.as_str())],
             Framework::Spring => vec![("to", to.as_str()), ("authority", plan.host)],
             Framework::Dubbo => vec![("to", named.as_str())],
             Framework::Sofarpc => vec![("to", to.as_str())],
         };
+        flags.extend(identity(plan.framework));
         provide(&mesh, &plan, &["v1", "v2"])?;
         mesh.write("rule.yaml", &yaml::destination_rule(plan.host, ""))?;
         mesh.write(
@@ -283,6 +290,15 @@ fn provider_sidecar(mesh: &Mesh, kind: Kind, version: &str, host: u8) -> Result<
     mesh.sidecar(kind, &format!("provider-{version}-sidecar"), host, &labels)
 }
 
+/// What names the service besides its interface, as flags of both applications.
+fn identity(framework: Framework) -> Option<(&'static str, &'static str)> {
+    match framework {
+        Framework::Dubbo => Some(("version", DUBBO_VERSION)),
+        Framework::Sofarpc => Some(("unique-id", SOFARPC_GROUP)),
+        Framework::Spring => None,
+    }
+}
+
 /// Says that these versions are the endpoints.
 fn provide(mesh: &Mesh, plan: &Plan, versions: &[&str]) -> Result<()> {
     let there = |version| versions.contains(&version);
@@ -306,6 +322,7 @@ fn provide(mesh: &Mesh, plan: &Plan, versions: &[&str]) -> Result<()> {
                 let path = if there(version) {
                     instance["address"] = json!(mesh.ip(host).to_string());
                     instance["port"] = json!(plan.ingress);
+                    instance["version"] = json!(DUBBO_VERSION);
                     instance["metadata"] = json!({ "version": version });
                     instance["ttlSeconds"] = json!(0);
                     "/v1/register"

@@ -136,7 +136,7 @@ public abstract class Consumer {
     }
 
     /** The chain of causes, each with its class. */
-    static String describe(Throwable failure) {
+    protected static String describe(Throwable failure) {
         StringBuilder text = new StringBuilder();
         int depth = 0;
         for (Throwable e = failure; e != null && depth < 6; e = e.getCause(), depth++) {

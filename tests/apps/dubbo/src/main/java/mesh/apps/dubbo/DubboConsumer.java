@@ -12,6 +12,7 @@ import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 import org.apache.dubbo.rpc.RpcContext;
+import org.apache.dubbo.rpc.RpcException;
 import org.apache.dubbo.rpc.service.GenericService;
 
 /** A Dubbo 3 consumer: {@code --to host:port} (or {@code --registry url}), {@code --version, --group, --connections}. */
@@ -31,6 +32,11 @@ public final class DubboConsumer extends Consumer {
         refer(reference, flags);
         shop = reference.get();
 
+        ReferenceConfig<DubboShop> other = new ReferenceConfig<>();
+        other.setInterface(DubboShop.class);
+        refer(other, flags);
+        other.setVersion("9.9.9");
+
         ReferenceConfig<GenericService> generic = new ReferenceConfig<>();
         generic.setInterface(DubboShop.class.getName());
         generic.setGeneric("true");
@@ -48,6 +54,14 @@ public final class DubboConsumer extends Consumer {
         cases.put("async", () -> {
             CompletableFuture<String> answer = RpcContext.getClientAttachment().asyncCall(() -> shop.echo("async"));
             return same("async", answer.get(10, TimeUnit.SECONDS));
+        });
+        cases.put("other-version", () -> {
+            try {
+                other.get().who();
+            } catch (RpcException e) {
+                return describe(e);
+            }
+            throw new AssertionError("no exception");
         });
         cases.put("generic", () -> {
             Object answer = generic.get().$invoke("echo", new String[] {"java.lang.String"}, new Object[] {"generic"});

@@ -58,6 +58,15 @@ public final class SofaConsumer extends Consumer {
             }
             return (String) same("called back", answer.get(10, TimeUnit.SECONDS));
         });
+        SofaShop other = config(SofaShop.class, "sync").setUniqueId("nowhere").refer();
+        cases.put("other-version", () -> {
+            try {
+                other.who();
+            } catch (SofaRpcException e) {
+                return describe(e);
+            }
+            throw new AssertionError("no exception");
+        });
         cases.put("generic", () -> {
             Object answer = generic.$invoke("echo", new String[] {"java.lang.String"}, new Object[] {"generic"});
             return (String) same("generic", answer);
