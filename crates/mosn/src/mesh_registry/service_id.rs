@@ -29,11 +29,8 @@ impl ServiceId {
             },
         };
         // An application's name has neither version nor group.
-        let mut parts = if has_versions(&protocol) {
-            id.splitn(3, ':')
-        } else {
-            id.splitn(1, ':')
-        };
+        let limit = if has_versions(&protocol) { 3 } else { 1 };
+        let mut parts = id.splitn(limit, ':');
         let name = parts.next().unwrap_or_default();
         if name.is_empty() {
             return Err(format!(
