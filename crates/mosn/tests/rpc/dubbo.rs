@@ -573,3 +573,39 @@ fn what_cannot_be_read_is_refused_with_status_40_or_the_end() {
     assert_eq!(text(&conn.expect()), "arg-9");
     mosn.assert_nothing_leaks();
 }
+
+#[test]
+fn an_access_log_shows_calls_in_the_words_of_http() {
+    let server = echo_server();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("log");
+    let format = "%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% \
+        %UPSTREAM_CLUSTER% %UPSTREAM_HOST% %REQ(k)% %RESP(dubbo)% %RESPONSE_CODE_DETAILS% %ROUTE_NAME%\n";
+    let log = json!({"access_log": [{"name": "file", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "path": path, "log_format": {"text_format_source": {"inline_string": format}}}}]});
+    let routes =
+        json!([{"name": "only", "match": {"path": "/demo.Svc/hello"}, "route": {"cluster": "a"}}]);
+    let mosn = Mosn::start(&to(&server), &routes, log);
+    let mut conn = connect(&mosn);
+    for (id, method) in ["hello", "other"].into_iter().enumerate() {
+        conn.send(&frame_of(
+            &invocation(method, "x", &[("k", "v")]),
+            Kind::Call,
+            id as u64,
+        ));
+        conn.expect();
+    }
+    let expected = format!(
+        "POST demo.Svc /demo.Svc/hello dubbo 200 - a {} v 2.0.2 via_upstream only\n\
+         POST demo.Svc /demo.Svc/other dubbo 404 NR - - v - route_not_found -\n",
+        server.address
+    );
+    let read = || {
+        std::fs::read_to_string(&path)
+            .ok()
+            .filter(|text| text.lines().count() >= 2)
+    };
+    let text = testkit::wait::until("two lines", LIMIT, read).expect("two lines");
+    assert_eq!(text, expected);
+}

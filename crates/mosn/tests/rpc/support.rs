@@ -206,6 +206,8 @@ impl Mosn {
             &bootstrap.to_string(),
             "--concurrency",
             "1",
+            "--file-flush-interval-msec",
+            "20",
         ]);
         let process = start_process(&mut command, folder.path());
         let mosn = Mosn {
