@@ -6,6 +6,7 @@ mod endpoint;
 mod listener;
 mod message;
 mod route;
+mod route_match;
 #[cfg(test)]
 mod tests;
 mod vhost;

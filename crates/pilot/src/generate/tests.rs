@@ -70,8 +70,19 @@ fn generate_with(yaml: &str, registered: &Registered, proxy: &Proxy) -> Generate
     Generated::new(world, class)
 }
 
-/// A registry with these instances: (protocol, interface, address, port, version, group, metadata).
-fn registered(instances: &[(&str, &str, &str, u16, &str, &str, &[(&str, &str)])]) -> Registered {
+/// Protocol, interface, address, port, version, group and metadata.
+type Registration<'a> = (
+    &'a str,
+    &'a str,
+    &'a str,
+    u16,
+    &'a str,
+    &'a str,
+    &'a [(&'a str, &'a str)],
+);
+
+/// A registry with these instances.
+fn registered(instances: &[Registration<'_>]) -> Registered {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
