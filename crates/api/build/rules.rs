@@ -68,11 +68,9 @@ fn field_rules(rules: &DynamicMessage) -> String {
             panic!("{kind:?} is no message");
         };
         for (rule, given) in value.fields() {
-            match (rule.name(), given) {
-                ("required" | "skip" | "ignore_empty", Value::Bool(true)) => {
-                    let _ = write!(out, "{}: true, ", rule.name());
-                }
-                _ => {}
+            let is_flag = matches!(rule.name(), "required" | "skip" | "ignore_empty");
+            if is_flag && *given == Value::Bool(true) {
+                let _ = write!(out, "{}: true, ", rule.name());
             }
         }
         let check = match kind.name() {
