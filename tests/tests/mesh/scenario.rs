@@ -186,9 +186,14 @@ pub(crate) fn delay(stage: &mut Stage) -> Result<()> {
     let call = stage.consumer.call("who", "h.x-test=delay")?;
     succeeded(&call)?;
     ensure!(call.took >= DELAY, "{call:?}");
-    let call = stage.consumer.call("who", "")?;
-    succeeded(&call)?;
-    ensure!(call.took < DELAY, "{call:?}");
+    // On a busy machine a single call may take as long without any fault.
+    let mut shortest = Duration::MAX;
+    for _ in 0..5 {
+        let call = stage.consumer.call("who", "")?;
+        succeeded(&call)?;
+        shortest = shortest.min(call.took);
+    }
+    ensure!(shortest < DELAY, "{shortest:?} without a fault");
     Ok(())
 }
 
@@ -258,6 +263,8 @@ pub(crate) fn change_under_load(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// How long the news of a kill may take to a sidecar that waits for a processor.
+const NEWS_MILLIS: u64 = 100;
 /// The most calls that are in flight while something is killed.
 const KILL_THREADS: u32 = 8;
 
@@ -289,7 +296,7 @@ fn load_around(
     let late: Vec<_> = load
         .failures
         .iter()
-        .filter(|call| call.started > killed + 20)
+        .filter(|call| call.started > killed + NEWS_MILLIS)
         .collect();
     ensure!(
         late.is_empty(),
