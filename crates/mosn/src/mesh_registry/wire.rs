@@ -242,4 +242,30 @@ mod tests {
         );
         Ok(())
     }
+
+    proptest::proptest! {
+        /// Whatever an application sends is a refusal or an instance whose URL is one word.
+        #[test]
+        fn takes_any_words(
+            name in "\\PC{0,40}",
+            protocol in proptest::option::of("\\PC{0,8}"),
+            key in "\\PC{0,8}",
+            value in "\\PC{0,8}",
+        ) {
+            let body = serde_json::json!({
+                "serviceName": name, "protocolType": protocol, "providerMetaInfo": {"properties": {key: value}},
+            });
+            let publish: Publish = serde_json::from_value(body)?;
+            if let Ok(id) = publish.service() {
+                let mut instance = publish.into_instance(&id, "app", &BTreeMap::new());
+                instance.address = "::1".to_owned();
+                // Only a protocol that has an ingress port gets so far.
+                instance.protocol = "bolt".to_owned();
+                let url = provider_url(&instance);
+                let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+                proptest::prop_assert!(parameters.bytes().all(|b| b.is_ascii_graphic()), "{}", url);
+                proptest::prop_assert!(parameters.split('&').all(|pair| pair.contains('=')), "{}", url);
+            }
+        }
+    }
 }
