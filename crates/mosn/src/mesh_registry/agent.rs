@@ -162,7 +162,8 @@ impl Agent {
             protocol: id.protocol.clone(),
             service: id.name.clone(),
             version: word(&id.version),
-            group: word(&id.group),
+            // No group beside a version is a group too: none.
+            group: word(&id.group).or((!id.version.is_empty()).then(String::new)),
             available_only: true,
         };
         let request = ListRequest {
