@@ -171,9 +171,18 @@ impl Drop for ActiveConnection {
     }
 }
 
+/// Keeps `guards` while `serving` runs.
+fn serving_with<G>(guards: G, serving: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    let mut serving = Box::pin(serving);
+    std::future::poll_fn(move |context| {
+        let _ = &guards;
+        serving.as_mut().poll(context)
+    })
+}
+
 async fn serve(mut conn: Downstream, worker: Rc<Worker>) {
-    let _open = worker.count_connection();
-    let _active = ActiveConnection::new(&conn.listener);
+    let open = worker.count_connection();
+    let active = ActiveConnection::new(&conn.listener);
     let listener = conn.listener.clone();
     if !listener.inspectors.is_empty() {
         // boxed: an idle connection must not carry the inspectors' state
@@ -192,8 +201,10 @@ async fn serve(mut conn: Downstream, worker: Rc<Worker>) {
     };
     match &chain.filter {
         NetworkFilter::Http(config) => crate::http::serve(conn, config.clone(), worker).await,
+        // a task of its own: this one is as large as the largest filter's future
         NetworkFilter::Rpc(config) => {
-            Box::pin(crate::rpc::serve(conn, config.clone(), worker)).await
+            let serving = crate::rpc::serve(conn, config.clone(), worker.clone());
+            worker.spawn(serving_with((open, active), serving));
         }
         NetworkFilter::TcpProxy(config) => {
             Box::pin(crate::tcp_proxy::serve(conn, config.clone(), worker)).await

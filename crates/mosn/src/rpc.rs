@@ -221,40 +221,65 @@ impl Drop for OpenConnection {
     }
 }
 
+/// A connection whose protocol is not known yet.
+struct Accepted {
+    conn: Downstream,
+    config: Arc<Config>,
+    worker: Rc<Worker>,
+    /// Bytes that were read to recognise the protocol.
+    initial: Vec<u8>,
+    open: OpenConnection,
+}
+
 /// Serves one downstream connection.
-pub async fn serve(conn: Downstream, config: Arc<Config>, worker: Rc<Worker>) {
+///
+/// The arguments go to the heap before the future begins: a future keeps its arguments to its end, and
+/// this one lives as long as an idle connection.
+pub fn serve(
+    conn: Downstream,
+    config: Arc<Config>,
+    worker: Rc<Worker>,
+) -> impl Future<Output = ()> {
     config.stats.downstream_cx_total.inc();
     config.stats.downstream_cx_active.inc();
-    let _open = OpenConnection(Arc::clone(&config));
-    let mut initial = Vec::new();
-    let protocol = match conn.detected {
+    let accepted = Box::new(Accepted {
+        conn,
+        open: OpenConnection(Arc::clone(&config)),
+        config,
+        worker,
+        initial: Vec::new(),
+    });
+    async move {
+        // Boxed: what recognition needs is not part of a connection that is served.
+        let Some((accepted, protocol)) = Box::pin(recognise(accepted)).await else {
+            return;
+        };
+        match protocol {
+            Protocol::Dubbo => downstream::serve::<dubbo::Dubbo>(accepted).await,
+            _ => downstream::serve::<bolt::Bolt>(accepted).await,
+        }
+    }
+}
+
+/// Recognises the protocol; `None` ends the connection.
+async fn recognise(mut accepted: Box<Accepted>) -> Option<(Box<Accepted>, Protocol)> {
+    let protocol = match accepted.conn.detected {
         Some(protocol) => Some(protocol),
         None => {
-            match tokio::time::timeout(DETECT_TIMEOUT, detect(&conn.stream, &mut initial)).await {
-                Ok(Ok(protocol)) => protocol,
-                // Closed or silent before its first frame: nothing was asked of us.
-                Ok(Err(_)) | Err(_) => return,
-            }
+            let detecting = detect(&accepted.conn.stream, &mut accepted.initial);
+            // Closed or silent before its first frame: nothing was asked of us.
+            let detected = tokio::time::timeout(DETECT_TIMEOUT, detecting).await;
+            detected.ok()?.ok()?
         }
     };
-    let setup = downstream::Setup {
-        worker,
-        remote: conn.remote,
-        local: conn.local,
-        listener: conn.listener,
-        drain: conn.drain,
-        config,
-    };
+    let config = &accepted.config;
     match protocol {
-        Some(Protocol::Bolt) if setup.config.bolt => {
-            downstream::serve::<bolt::Bolt>(conn.stream, initial, setup).await;
-        }
-        Some(Protocol::Dubbo) if setup.config.dubbo => {
-            downstream::serve::<dubbo::Dubbo>(conn.stream, initial, setup).await;
-        }
+        Some(Protocol::Bolt) if config.bolt => Some((accepted, Protocol::Bolt)),
+        Some(Protocol::Dubbo) if config.dubbo => Some((accepted, Protocol::Dubbo)),
         other => {
-            setup.config.stats.downstream_cx_protocol_error.inc();
-            tracing::info!(remote = %setup.remote, protocol = ?other, first_bytes = ?initial, "closing a connection whose protocol is not spoken here");
+            config.stats.downstream_cx_protocol_error.inc();
+            tracing::info!(remote = %accepted.conn.remote, protocol = ?other, first_bytes = ?accepted.initial, "closing a connection whose protocol is not spoken here");
+            None
         }
     }
 }

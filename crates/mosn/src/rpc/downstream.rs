@@ -14,7 +14,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use wire::frame::FrameError;
 
-use super::Config;
 use super::call::{Call, Micros, Routed};
 use super::dispatch;
 use super::inbox::{Inbox, Step};
@@ -24,6 +23,7 @@ use super::protocol::{Protocol, Role, Words};
 use super::refusal::Refusal;
 use super::upstream::{UpConn, micros};
 use super::view::{View, write_path};
+use super::{Accepted, Config};
 use crate::cluster::Cluster;
 use crate::fault;
 use crate::listener::{Drain, ListenerConfig};
@@ -374,26 +374,23 @@ struct Connection<P: Protocol> {
     blocked: Option<Rc<UpConn<P>>>,
 }
 
-/// What [`serve`] needs besides the connection itself.
-pub(super) struct Setup {
-    pub(super) worker: Rc<Worker>,
-    pub(super) config: Arc<Config>,
-    pub(super) remote: SocketAddr,
-    pub(super) local: SocketAddr,
-    pub(super) listener: Arc<ListenerConfig>,
-    pub(super) drain: Rc<Drain>,
-}
-
-/// Serves a connection to its end. `initial` are bytes that were read to recognise the protocol.
-pub(super) async fn serve<P: Protocol>(stream: TcpStream, initial: Vec<u8>, setup: Setup) {
-    let now = super::now(&setup.worker);
-    let routes = setup.worker.route_slot(&setup.config.routes);
+/// Serves a connection to its end.
+pub(super) fn serve<P: Protocol>(accepted: Box<Accepted>) -> impl Future<Output = ()> {
+    let Accepted {
+        conn,
+        config,
+        worker,
+        initial,
+        open,
+    } = *accepted;
+    let now = super::now(&worker);
+    let routes = worker.route_slot(&config.routes);
     let down = Rc::new(Down::<P> {
-        worker: setup.worker,
-        config: setup.config,
-        remote: setup.remote,
-        local: setup.local,
-        listener: setup.listener,
+        worker,
+        config,
+        remote: conn.remote,
+        local: conn.local,
+        listener: conn.listener,
         routes,
         out: RefCell::default(),
         waker: RefCell::default(),
@@ -407,30 +404,21 @@ pub(super) async fn serve<P: Protocol>(stream: TcpStream, initial: Vec<u8>, setu
         path: RefCell::default(),
         protocol: std::marker::PhantomData,
     });
+    let drain = conn.drain;
     let mut connection = Connection {
-        stream,
-        down: Rc::clone(&down),
+        stream: conn.stream,
+        down,
         inbox: Inbox::with(initial),
         blocked: None,
     };
-    let end = run(&mut connection, &setup.drain).await;
-    let stats = &down.config.stats;
-    if let End::Io(error) = &end {
-        tracing::debug!(protocol = P::NAME, remote = %down.remote, %error, "downstream connection failed");
-    }
-    match &end {
-        End::Remote | End::Io(_) if down.calls.get() > 0 => {
-            stats.downstream_cx_destroy_remote_active_rq.inc();
+    async move {
+        let _open = open;
+        let end = run(&mut connection, &drain).await;
+        connection.ended(&end);
+        if matches!(end, End::Refused) {
+            // Boxed: its buffer must not be part of every idle connection.
+            Box::pin(linger(&mut connection.stream)).await;
         }
-        End::Drained => stats.downstream_cx_drain_close.inc(),
-        End::Overflow => stats.downstream_cx_overflow.inc(),
-        _ => {}
-    }
-    down.state.set(State::Closed);
-    connection.inbox = Inbox::default();
-    if matches!(end, End::Refused) {
-        // Boxed: its buffer must not be part of every idle connection.
-        Box::pin(linger(&mut connection.stream)).await;
     }
 }
 
@@ -502,6 +490,24 @@ async fn run<P: Protocol>(connection: &mut Connection<P>, drain: &Drain) -> End 
 }
 
 impl<P: Protocol> Connection<P> {
+    fn ended(&mut self, end: &End) {
+        let down = &self.down;
+        let stats = &down.config.stats;
+        if let End::Io(error) = end {
+            tracing::debug!(protocol = P::NAME, remote = %down.remote, %error, "downstream connection failed");
+        }
+        match end {
+            End::Remote | End::Io(_) if down.calls.get() > 0 => {
+                stats.downstream_cx_destroy_remote_active_rq.inc();
+            }
+            End::Drained => stats.downstream_cx_drain_close.inc(),
+            End::Overflow => stats.downstream_cx_overflow.inc(),
+            _ => {}
+        }
+        down.state.set(State::Closed);
+        self.inbox = Inbox::default();
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         let down = Rc::clone(&self.down);
         let mut waker = down.waker.borrow_mut();

@@ -12,5 +12,5 @@ fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
 #[test]
 fn the_future_of_an_idle_connection_is_small() {
     let size = size_of_future(mosn::rpc::serve);
-    assert!(size <= 1280, "{size} bytes");
+    assert!(size <= 640, "{size} bytes");
 }
