@@ -17,6 +17,10 @@
 pub mod any;
 pub mod json;
 mod rules;
+#[allow(
+    clippy::needless_update,
+    reason = "the generated rules name what differs from the rest, which may be all"
+)]
 mod table;
 pub mod time;
 pub mod validate;

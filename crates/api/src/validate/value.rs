@@ -98,7 +98,7 @@ fn signed(kind: Kind, raw: Raw<'_>) -> Result<i64, FieldError> {
     }
 }
 
-fn within<T: PartialOrd>(
+fn within<T: PartialOrd + Copy>(
     bounds: &Bounds<T>,
     value: T,
     show: impl Fn(&T) -> String,
