@@ -83,12 +83,12 @@ impl ListenerHandle {
         socket.set_nonblocking(true)?;
         let socket = TcpListener::from_std(socket)?;
         let shared = Rc::new(Shared {
-            worker: worker.clone(),
+            worker,
             config: RefCell::new(config),
             drain: RefCell::default(),
             stop: Drain::default(),
         });
-        worker.spawn(accept_loop(socket, shared.clone()));
+        shared.worker.spawn(accept_loop(socket, shared.clone()));
         Ok(ListenerHandle { shared })
     }
 
