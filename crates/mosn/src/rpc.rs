@@ -255,8 +255,8 @@ pub fn serve(
             return;
         };
         match protocol {
-            Protocol::Dubbo => downstream::serve::<dubbo::Dubbo>(accepted).await,
-            _ => downstream::serve::<bolt::Bolt>(accepted).await,
+            Protocol::Dubbo => downstream::serve::<dubbo::Dubbo>(*accepted).await,
+            _ => downstream::serve::<bolt::Bolt>(*accepted).await,
         }
     }
 }

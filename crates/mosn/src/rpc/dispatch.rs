@@ -156,7 +156,8 @@ fn send<P: Protocol>(
                 down.congested.set(Some(connection));
             }
         }
-        Err((mut call, attempt)) => {
+        Err(back) => {
+            let (mut call, attempt) = *back;
             drop(attempt);
             call.refuse(&Refusal::Overflow, now);
         }

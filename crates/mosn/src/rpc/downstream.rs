@@ -375,14 +375,14 @@ struct Connection<P: Protocol> {
 }
 
 /// Serves a connection to its end.
-pub(super) fn serve<P: Protocol>(accepted: Box<Accepted>) -> impl Future<Output = ()> {
+pub(super) fn serve<P: Protocol>(accepted: Accepted) -> impl Future<Output = ()> {
     let Accepted {
         conn,
         config,
         worker,
         initial,
         open,
-    } = *accepted;
+    } = accepted;
     let now = super::now(&worker);
     let routes = worker.route_slot(&config.routes);
     let down = Rc::new(Down::<P> {

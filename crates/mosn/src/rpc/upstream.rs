@@ -159,6 +159,14 @@ enum Pending<P: Protocol> {
     Heartbeat,
 }
 
+/// A one-way call, and where its frame lies in the outbox.
+struct OneWay<P: Protocol> {
+    from: u64,
+    to: u64,
+    call: Call<P>,
+    attempt: Attempt,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Connecting,
@@ -177,8 +185,8 @@ pub(super) struct UpConn<P: Protocol> {
     state: Cell<State>,
     out: RefCell<Outbox>,
     calls: RefCell<Slab<Pending<P>>>,
-    /// One-way calls that are not written yet, and where their frames lie.
-    one_way: RefCell<VecDeque<(u64, u64, Call<P>, Attempt)>>,
+    /// One-way calls that are not written yet.
+    one_way: RefCell<VecDeque<OneWay<P>>>,
     waker: RefCell<Option<Waker>>,
     woken: Cell<bool>,
     /// Downstream connections that wait for room in the outbox.
@@ -305,7 +313,7 @@ impl<P: Protocol> UpConn<P> {
         attempt: Attempt,
         deadline: Micros,
         write: impl FnOnce(&Call<P>, &mut Vec<u8>),
-    ) -> Result<u64, (Call<P>, Attempt)> {
+    ) -> Result<u64, Box<(Call<P>, Attempt)>> {
         let mut out = self.out.borrow_mut();
         let from = out.end();
         if call.one_way {
@@ -313,9 +321,12 @@ impl<P: Protocol> UpConn<P> {
             write(&call, buffer);
             let to = out.end();
             drop(out);
-            self.one_way
-                .borrow_mut()
-                .push_back((from, to, call, attempt));
+            self.one_way.borrow_mut().push_back(OneWay {
+                from,
+                to,
+                call,
+                attempt,
+            });
             self.wake();
             return Ok(u64::MAX);
         }
@@ -327,7 +338,7 @@ impl<P: Protocol> UpConn<P> {
                     .map_or(Priority::Default, |route| route.priority);
                 match Waiting::new(&self.cluster, priority) {
                     Some(waiting) => Some(waiting),
-                    None => return Err((call, attempt)),
+                    None => return Err(Box::new((call, attempt))),
                 }
             }
             _ => None,
@@ -361,7 +372,7 @@ impl<P: Protocol> UpConn<P> {
             }
             Err(Pending::Call { call, attempt, .. }) => {
                 buffer.truncate(start);
-                Err((call, attempt))
+                Err(Box::new((call, attempt)))
             }
             Err(Pending::Heartbeat) => Ok(u64::MAX),
         }
@@ -514,8 +525,11 @@ impl<P: Protocol> UpConn<P> {
             return;
         }
         let written = self.out.borrow().written_to();
-        while one_way.front().is_some_and(|(_, to, ..)| *to <= written) {
-            if let Some((_, _, mut call, attempt)) = one_way.pop_front() {
+        while one_way.front().is_some_and(|first| first.to <= written) {
+            if let Some(OneWay {
+                mut call, attempt, ..
+            }) = one_way.pop_front()
+            {
                 attempt.answered(super::protocol::Outcome::OK, now);
                 call.sent(now);
             }
@@ -588,6 +602,9 @@ impl<P: Protocol> UpConn<P> {
         let out = std::mem::take(&mut *self.out.borrow_mut());
         let calls = self.calls.borrow_mut().drain();
         let one_way = std::mem::take(&mut *self.one_way.borrow_mut());
+        let one_way = one_way
+            .into_iter()
+            .map(|sent| (sent.from, sent.to, sent.call, sent.attempt));
         let failure = if connected {
             Refusal::UpstreamClosed
         } else {

@@ -124,13 +124,6 @@ impl Server {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
-
-    /// Closes the connections there are.
-    pub(crate) fn drop_connections(&self) {
-        for stream in self.connections.lock().expect("not poisoned").drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
 }
 
 /// A listening socket that is shut down refuses connections, also while another thread accepts on it.
