@@ -77,10 +77,13 @@ mod tests {
         let mut timer = Timer::new(start);
         let seconds = Duration::from_secs;
         // Armed for 10 s, but nobody waits: then put off to 20 s, then brought forward to 15 s.
-        for (deadline, _) in [(10, ()), (20, ())] {
-            let cx = &mut Context::from_waker(std::task::Waker::noop());
-            assert!(!timer.poll(cx, Some(start + seconds(deadline))));
-        }
+        std::future::poll_fn(|cx| {
+            for deadline in [10, 20] {
+                assert!(!timer.poll(cx, Some(start + seconds(deadline))));
+            }
+            std::task::Poll::Ready(())
+        })
+        .await;
         wait(&mut timer, start + seconds(15)).await;
         assert_eq!(start.elapsed().as_secs(), 15);
         wait(&mut timer, start + seconds(40)).await;
