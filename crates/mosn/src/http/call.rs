@@ -499,7 +499,7 @@ impl<'c> Call<'c> {
                 .downstream_cx_destroy_active_rq
                 .inc();
         }
-        let now = Instant::now();
+        let now = self.record.ended.unwrap_or_else(Instant::now);
         self.conn.last_end = now;
         let took = now.saturating_duration_since(self.record.started);
         self.shared

@@ -26,6 +26,9 @@ use crate::worker::{RouteSlot, Worker};
 /// HTTP/2 with prior knowledge begins like this.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
+/// How long a connection stays ready for another request before it gives up all it does not need.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// What does not change while a connection lives.
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
@@ -150,6 +153,21 @@ pub async fn serve(conn: Downstream, config: Arc<Config>, worker: Rc<Worker>) {
 }
 
 impl Conn {
+    /// Waits a little for another request; to come back from idleness costs more than to stay for the next one.
+    async fn more_soon(&mut self) -> bool {
+        let deadline = self.last_end + LINGER;
+        poll_fn(|cx| {
+            if self.stream.poll_read_ready(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            match self.timer.poll(cx, Some(deadline)) {
+                true => Poll::Ready(false),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+
     /// Whether this connection takes no more requests after this one.
     pub(super) fn is_closing(&self, now: Instant) -> bool {
         self.closing_since(now).is_some()
@@ -201,19 +219,26 @@ impl Conn {
     }
 }
 
-/// Serves requests until there is none left to serve.
+/// Serves requests until there have been none for a little while.
 async fn busy(conn: &mut Conn) -> Fate {
-    let mut scratch = scratch::take();
     loop {
-        let head_len = match read_head(conn, &mut scratch).await {
-            Ok(head_len) => head_len,
-            Err(fate) => return fate,
-        };
-        let fate = call::serve(conn, &mut scratch, head_len).await;
-        if fate != Fate::Idle {
-            return fate;
+        let mut scratch = scratch::take();
+        loop {
+            let head_len = match read_head(conn, &mut scratch).await {
+                Ok(head_len) => head_len,
+                Err(Fate::Idle) => break,
+                Err(fate) => return fate,
+            };
+            let fate = call::serve(conn, &mut scratch, head_len).await;
+            if fate != Fate::Idle {
+                return fate;
+            }
+            next_request(&mut scratch, head_len);
         }
-        next_request(&mut scratch, head_len);
+        drop(scratch);
+        if !conn.more_soon().await {
+            return Fate::Idle;
+        }
     }
 }
 

@@ -93,6 +93,8 @@ pub(super) struct Exchange {
     pub(super) pass_continue: bool,
     /// When the final head came.
     pub(super) head_at: Option<Instant>,
+    /// Whether nothing was waited for since then.
+    fresh: bool,
     /// Bytes of the final head.
     pub(super) head_len: usize,
 }
@@ -132,6 +134,7 @@ impl Exchange {
             heard: false,
             pass_continue: false,
             head_at: None,
+            fresh: false,
             head_len: 0,
         }
     }
@@ -149,6 +152,14 @@ impl Exchange {
         self.upstream_deaf = false;
         self.heard = false;
         self.phase = Phase::Head;
+    }
+
+    /// The time, without asking the clock if the whole answer came at once.
+    pub(super) fn now(&self) -> Instant {
+        match self.head_at {
+            Some(at) if self.fresh => at,
+            _ => Instant::now(),
+        }
     }
 
     /// Whether the request can be sent again from what was kept.
@@ -207,21 +218,6 @@ impl Exchange {
                     s.to_upstream.forget_sent();
                 }
             }
-            match self.read_downstream(conn, s, cx) {
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {
-                    return Poll::Ready(Event::DownstreamGone);
-                }
-                Poll::Ready(Ok(bytes)) => {
-                    conn.shared
-                        .config
-                        .stats
-                        .downstream_cx_rx_bytes_total
-                        .add(bytes as u64);
-                    again |= !self.request_done;
-                    self.active = true;
-                }
-                Poll::Pending => {}
-            }
             match self.read_upstream(s, up, cx) {
                 Poll::Ready(Step::Event(event)) => return Poll::Ready(event),
                 Poll::Ready(Step::Received) => again = true,
@@ -248,9 +244,25 @@ impl Exchange {
             if matches!(self.phase, Phase::End) && s.to_downstream.pending() == 0 {
                 return Poll::Ready(Event::Done);
             }
+            match self.read_downstream(conn, s, cx) {
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {
+                    return Poll::Ready(Event::DownstreamGone);
+                }
+                Poll::Ready(Ok(bytes)) => {
+                    conn.shared
+                        .config
+                        .stats
+                        .downstream_cx_rx_bytes_total
+                        .add(bytes as u64);
+                    again |= !self.request_done;
+                    self.active = true;
+                }
+                Poll::Pending => {}
+            }
             if again {
                 continue;
             }
+            self.fresh = false;
             if std::mem::take(&mut self.active) && !std::mem::take(&mut self.first) {
                 self.deadlines.moved(Instant::now());
             }
@@ -389,6 +401,7 @@ impl Exchange {
                     if !(100..200).contains(&s.response.status) || s.response.status == 101 {
                         self.head_len = len;
                         self.head_at = Some(Instant::now());
+                        self.fresh = true;
                         return Ok(Some(Event::Head));
                     }
                     if s.response.status == 100 && std::mem::take(&mut self.pass_continue) {

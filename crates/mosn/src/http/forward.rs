@@ -143,6 +143,7 @@ pub(super) async fn run<'t>(
     call.record.bytes_received += router.exchange.request_bytes;
     call.record.bytes_sent += router.exchange.response_bytes;
     call.record.request_done = router.exchange.deadlines.request_done_at();
+    call.record.ended = Some(router.exchange.now());
     ending
 }
 
@@ -729,7 +730,7 @@ impl Router<'_, '_> {
 
     /// The answer is complete: counts it and keeps the connection if it can be used again.
     fn done(&mut self, call: &mut Call<'_>, mut up: upstream::Connection) {
-        let now = self.exchange.head_at.unwrap_or_else(Instant::now);
+        let now = self.exchange.now();
         let asked = self
             .exchange
             .deadlines

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use wire::http1::{Header, RequestHead, put_header};
+use wire::http1::{Header, RequestHead, put_decimal, put_header};
 
 use crate::route::{HeaderMap, RequestView};
 
@@ -43,10 +43,19 @@ impl Edits {
 
     /// Adds a field after all others.
     pub(super) fn add(&mut self, lower: &str, value: &[u8]) {
+        self.add_with(lower, |text| text.extend_from_slice(value));
+    }
+
+    /// Adds a field with a number for a value.
+    pub(super) fn add_decimal(&mut self, lower: &str, value: u64) {
+        self.add_with(lower, |text| put_decimal(text, value));
+    }
+
+    fn add_with(&mut self, lower: &str, put_value: impl FnOnce(&mut Vec<u8>)) {
         let start = self.text.len() as u32;
         self.text.extend_from_slice(lower.as_bytes());
         let middle = self.text.len() as u32;
-        self.text.extend_from_slice(value);
+        put_value(&mut self.text);
         self.added.push(Added {
             name: (start, middle),
             value: (middle, self.text.len() as u32),

@@ -2,7 +2,7 @@
 
 use telemetry::request_info::NoHeaders;
 use tokio::time::Instant;
-use wire::http1::{HeaderId, Version, put_decimal, put_status_line};
+use wire::http1::{HeaderId, Version, put_status_line};
 
 use super::call::Call;
 use super::config::ServerHeader;
@@ -150,12 +150,8 @@ impl Call<'_> {
             }
             if !config.suppress_envoy_headers && !switching {
                 let asked = self.exchange_started;
-                let mut text = Vec::with_capacity(8);
-                put_decimal(
-                    &mut text,
-                    now.saturating_duration_since(asked).as_millis() as u64,
-                );
-                edits.add("x-envoy-upstream-service-time", &text);
+                let took = now.saturating_duration_since(asked).as_millis() as u64;
+                edits.add_decimal("x-envoy-upstream-service-time", took);
             }
             if entry.virtual_host.include_attempt_count_in_response {
                 edits.remove(buffer, &response.headers, "x-envoy-attempt-count");
