@@ -289,7 +289,7 @@ async fn configures_itself_over_ads_and_refuses_what_is_wrong() {
     let message = nack.error_detail.expect("a NACK").message;
     assert_eq!(
         message,
-        "m: filter_chains[0].filters[0].typed_config.stat_prefix: is required"
+        "m: filter_chains[0].filters[0].typed_config.stat_prefix: must not be empty"
     );
     assert_eq!(hear(local).await, "first");
     assert!(TcpStream::connect(("127.0.0.1", other)).await.is_err());
