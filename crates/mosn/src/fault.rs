@@ -1,6 +1,5 @@
 //! The fault filter: delays and aborts on purpose (`envoy.extensions.filters.http.fault.v3.HTTPFault`), for HTTP and RPC.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use api::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
@@ -228,6 +227,6 @@ impl Percent {
     }
 }
 
-fn parse(value: &Cow<'_, [u8]>) -> Option<u32> {
+fn parse(value: &[u8]) -> Option<u32> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }

@@ -6,7 +6,7 @@
 //! - `connection`: waiting, reading heads, drain and time limits of a connection
 //! - `request`, `path`: what is checked and changed before routes see a request
 //! - `call`: from the head to the route; answers that need no upstream
-//! - `forward`, `retry`, `deadlines`: the router
+//! - `forward`, `retry`, `deadlines`, `pause`: the router
 //! - `exchange`, `tunnel`: bytes between both sides
 //! - `upstream`: the connections to a host
 //! - `reply`, `headers`, `date`: what is written
@@ -21,6 +21,7 @@ mod forward;
 mod headers;
 mod io;
 mod path;
+mod pause;
 mod record;
 mod reply;
 mod request;

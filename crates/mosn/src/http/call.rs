@@ -14,14 +14,12 @@ use wire::http1::{Error, Framing};
 use super::config::Config;
 use super::connection::{Conn, Fate, Shared};
 use super::headers::{Editor, View};
-use super::io::poll_fill;
 use super::record::{self, Record};
 use super::reply::LocalReply;
 use super::request::{Prepared, Refusal, prepare};
 use super::scratch::Scratch;
 use super::{forward, tunnel};
-use crate::fault;
-use crate::route::{Action, Entry, FaultOverride};
+use crate::route::{Action, Entry};
 
 /// A request in progress.
 pub(super) struct Call<'c> {
@@ -169,15 +167,11 @@ impl<'c> Call<'c> {
     }
 
     /// Whether this is the last request of the connection for reasons of ours.
-    fn must_close(&mut self) -> bool {
+    fn must_close(&self) -> bool {
         let config = &self.shared.config;
         let limit = config.max_requests_per_connection;
         if limit > 0 && self.conn.requests >= limit {
             config.stats.downstream_cx_max_requests_reached.inc();
-            return true;
-        }
-        if self.conn.is_closing(self.record.started) {
-            config.stats.downstream_cx_drain_close.inc();
             return true;
         }
         false
@@ -357,83 +351,6 @@ impl<'c> Call<'c> {
         Ending::Answered
     }
 
-    /// Delays or answers the request if a fault is configured for it.
-    pub(super) async fn inject_fault(
-        &mut self,
-        entry: Entry<'_>,
-        cluster: Option<&str>,
-        framing: Framing,
-    ) -> Option<Ending> {
-        let shared = self.shared.clone();
-        let stats = shared.config.fault_stats.as_ref()?;
-        let faults = match entry.fault(self.weighted) {
-            FaultOverride::Inherit => shared.config.fault.as_ref()?,
-            FaultOverride::Disabled => return None,
-            FaultOverride::Config(faults) => faults,
-        };
-        let injected = faults.decide(&self.view(), cluster, || fastrand::u32(..));
-        if let Some(delay) = injected.delay {
-            stats.delays_injected.inc();
-            stats.active_faults.inc();
-            let gone = self.wait(delay).await;
-            stats.active_faults.dec();
-            self.record.flags.set(ResponseFlag::DelayInjected);
-            if gone {
-                return Some(Ending::DownstreamGone);
-            }
-        }
-        let status = match injected.abort? {
-            fault::Status::Http(status) => status,
-            fault::Status::Grpc(_) => 200,
-        };
-        stats.aborts_injected.inc();
-        self.record
-            .because("fault_filter_abort", Some(ResponseFlag::FaultInjected));
-        let reply = match injected.abort {
-            Some(fault::Status::Grpc(code)) => {
-                let code = code.to_string();
-                let headers: &[(&str, &[u8])] = &[
-                    ("content-type", b"application/grpc"),
-                    ("grpc-status", code.as_bytes()),
-                    ("grpc-message", b"fault filter abort"),
-                ];
-                self.answer(
-                    Some(entry),
-                    framing,
-                    false,
-                    &LocalReply {
-                        status,
-                        body: b"",
-                        headers,
-                    },
-                )
-            }
-            _ => self.answer(
-                Some(entry),
-                framing,
-                false,
-                &LocalReply::text(status, b"fault filter abort"),
-            ),
-        };
-        Some(reply)
-    }
-
-    /// Waits; says whether the client went away meanwhile.
-    pub(super) async fn wait(&mut self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
-        let (conn, scratch) = (&mut *self.conn, &mut *self.scratch);
-        poll_fn(|cx| {
-            if poll_gone(conn, scratch, cx).is_ready() {
-                return Poll::Ready(true);
-            }
-            match conn.timer.poll(cx, Some(deadline)) {
-                true => Poll::Ready(false),
-                false => Poll::Pending,
-            }
-        })
-        .await
-    }
-
     /// Applies the route's changes to the request's headers.
     pub(super) fn apply_request_headers(&mut self, entry: Entry<'_>) {
         if !entry.has_request_headers(self.weighted) {
@@ -591,32 +508,6 @@ impl<'c> Call<'c> {
         self.record.bytes_sent += bytes.sent;
         self.shared.config.stats.downstream_cx_upgrades_active.dec();
         Ending::Tunnelled
-    }
-}
-
-/// Reads ahead while nothing is sent upstream: ready when the client has gone.
-pub(super) fn poll_gone(
-    conn: &mut Conn,
-    scratch: &mut Scratch,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<()> {
-    const AHEAD: usize = 16 * 1024;
-    loop {
-        let with_body = scratch.request.framing() != Framing::Empty;
-        let filled = match with_body {
-            true if scratch.body.bytes().len() < AHEAD => {
-                scratch.body.poll_fill(&mut conn.stream, cx)
-            }
-            false if scratch.received.len() < 4 * AHEAD => {
-                poll_fill(&mut scratch.received, &mut conn.stream, cx)
-            }
-            _ => return Poll::Pending,
-        };
-        match filled {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(()),
-            Poll::Ready(Ok(_)) => {}
-        }
     }
 }
 

@@ -144,10 +144,7 @@ impl Config {
             return Err(FieldError::at("stat_prefix", "is required"));
         }
         let (filters_fault, router) = filters(&config.http_filters)?;
-        let common = config
-            .common_http_protocol_options
-            .clone()
-            .unwrap_or_default();
+        let common = config.common_http_protocol_options.unwrap_or_default();
         let http1 = config.http_protocol_options.clone().unwrap_or_default();
         let limits = Limits {
             head_bytes: match config.max_request_headers_kb.unwrap_or(60) {

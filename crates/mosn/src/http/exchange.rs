@@ -83,6 +83,10 @@ pub(super) struct Exchange {
     pub(super) deadlines: Deadlines,
     active: bool,
     first: bool,
+    /// Bytes to the upstream, over all tries.
+    pub(super) upstream_sent: u64,
+    /// Bytes from the upstream, over all tries.
+    pub(super) upstream_received: u64,
     /// Body bytes from the downstream.
     pub(super) request_bytes: u64,
     /// Body bytes to the downstream.
@@ -129,6 +133,8 @@ impl Exchange {
             deadlines,
             active: false,
             first: true,
+            upstream_sent: 0,
+            upstream_received: 0,
             request_bytes: 0,
             response_bytes: 0,
             heard: false,
@@ -198,13 +204,17 @@ impl Exchange {
         loop {
             // Set when bytes came in: only then can another turn move more.
             let mut again = false;
-            if !self.request_done && s.to_upstream.pending() < HIGH_WATERMARK {
-                if let Err(error) = self.take_body(s) {
-                    return Poll::Ready(Event::BadRequest(error));
-                }
+            if !self.request_done
+                && s.to_upstream.pending() < HIGH_WATERMARK
+                && let Err(error) = self.take_body(s)
+            {
+                return Poll::Ready(Event::BadRequest(error));
             }
             if s.to_upstream.pending() > 0 && !self.upstream_deaf {
-                match s.to_upstream.poll_flush(up, cx) {
+                let before = s.to_upstream.sent();
+                let flushed = s.to_upstream.poll_flush(up, cx);
+                self.upstream_sent += (s.to_upstream.sent() - before) as u64;
+                match flushed {
                     Poll::Ready(Ok(())) => {
                         self.active = true;
                         // What did not fit before may be taken now.
@@ -357,7 +367,10 @@ impl Exchange {
         let closed = match s.from_upstream.poll_fill(up, cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => true,
-            Poll::Ready(Ok(_)) => false,
+            Poll::Ready(Ok(bytes)) => {
+                self.upstream_received += bytes as u64;
+                false
+            }
         };
         if closed {
             return Poll::Ready(self.upstream_closed(s));

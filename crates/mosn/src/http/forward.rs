@@ -1,5 +1,9 @@
 //! The router: sends a request to a host of the route's cluster, again if that is allowed, and the answer back.
 
+mod failure;
+mod head;
+mod limits;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -8,21 +12,22 @@ use std::time::Duration;
 
 use telemetry::response_flags::ResponseFlag;
 use tokio::time::Instant;
-use wire::http1::{Framing, put_decimal, put_request_line};
+use wire::http1::Framing;
 
-use super::call::{Call, Ending, poll_gone};
-use super::deadlines::{Deadlines, Limit};
+use super::call::{Call, Ending};
+use super::deadlines::Limit;
 use super::exchange::{Encode, Event, Exchange};
+use super::pause::poll_gone;
 use super::reply::LocalReply;
-use super::retry::{Reset, Retries, Verdict};
+use super::retry::{Retries, Verdict};
 use super::scratch::Scratch;
 use super::upstream::{self, Failure};
 use crate::cluster::host::{ActiveRequest, Host, bump};
 use crate::cluster::{Cluster, LbContext, Permit};
-use crate::route::{ClusterPick, Entry, Forward, HostRewrite};
-
-/// What was said about a reset before an answer; the rest of the sentence is the reason.
-const RESET_TEXT: &str = "upstream connect error or disconnect/reset before headers. ";
+use crate::route::{ClusterPick, Entry, Forward};
+use failure::Failed;
+use head::rewrite;
+use limits::deadlines;
 
 /// One request on its way through one cluster.
 struct Router<'r, 't> {
@@ -47,19 +52,6 @@ enum Try {
     Failed(Failed),
     /// An answer that is to be tried again, after this time.
     Unwanted(Duration),
-}
-
-/// Why there was no answer.
-struct Failed {
-    reset: Reset,
-    status: u16,
-    flag: ResponseFlag,
-    /// Envoy's words for it.
-    reason: &'static str,
-    /// What the operating system said.
-    cause: Option<String>,
-    /// It may be tried again without anybody asking: the connection was closed while it was idle.
-    stale: bool,
 }
 
 /// Counts a request that is on an upstream connection.
@@ -140,158 +132,18 @@ pub(super) async fn run<'t>(
         retried: false,
     };
     let ending = router.run(call).await;
+    let cluster = router.cluster.stats();
+    cluster
+        .upstream_cx_tx_bytes_total
+        .add(router.exchange.upstream_sent);
+    cluster
+        .upstream_cx_rx_bytes_total
+        .add(router.exchange.upstream_received);
     call.record.bytes_received += router.exchange.request_bytes;
     call.record.bytes_sent += router.exchange.response_bytes;
     call.record.request_done = router.exchange.deadlines.request_done_at();
     call.record.ended = Some(router.exchange.now());
     ending
-}
-
-/// The time limits of a request: those of the route, unless an internal client wishes others.
-fn deadlines(call: &Call<'_>, forward: &Forward) -> Deadlines {
-    let timeouts = &call.config().timeouts;
-    let millis = |ms: u64| Some(Duration::from_millis(ms)).filter(|d| !d.is_zero());
-    let own_or = |own: Option<Duration>, default: Option<Duration>| match own {
-        Some(limit) => Some(limit).filter(|d| !d.is_zero()),
-        None => default,
-    };
-    let wishes = call.prepared.as_ref().map(|p| &p.wishes);
-    let mut global = forward.timeout;
-    if let Some(grpc) = forward.grpc_timeout
-        && let Some(asked) = grpc_timeout(call)
-    {
-        let capped = if grpc.max.is_zero() {
-            asked
-        } else {
-            asked.unwrap_or(grpc.max).min(grpc.max).into()
-        };
-        global = capped
-            .map(|limit| limit.saturating_sub(grpc.offset))
-            .filter(|d| !d.is_zero());
-    }
-    let mut per_try = forward
-        .retry
-        .as_ref()
-        .and_then(|policy| policy.per_try_timeout);
-    if let Some(wishes) = wishes {
-        let respected = wishes
-            .expected_timeout_ms
-            .filter(|_| call.config().respect_expected_timeout);
-        if let Some(ms) = respected.or(wishes.timeout_ms) {
-            global = millis(ms);
-        }
-        if let Some(ms) = wishes.per_try_timeout_ms {
-            per_try = millis(ms);
-        }
-    }
-    // A try that may last longer than the request has no limit of its own.
-    per_try = per_try.filter(|limit| global.is_none_or(|global| *limit < global));
-    let mut deadlines = Deadlines::new(call.record.started);
-    deadlines.global = global;
-    deadlines.per_try = per_try;
-    deadlines.per_try_idle = forward
-        .retry
-        .as_ref()
-        .and_then(|policy| policy.per_try_idle_timeout);
-    deadlines.stream_idle = own_or(forward.idle_timeout, timeouts.stream_idle);
-    deadlines.request = timeouts.request;
-    deadlines.max_stream = own_or(forward.max_stream_duration, timeouts.max_stream);
-    deadlines
-}
-
-/// `None` if this is no gRPC request; `Some(None)` if it names no limit.
-fn grpc_timeout(call: &Call<'_>) -> Option<Option<Duration>> {
-    use crate::route::RequestView;
-    let view = call.view();
-    let content_type = view.header("content-type")?;
-    if !content_type.starts_with(b"application/grpc") {
-        return None;
-    }
-    let parse = |text: &str| {
-        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let value: u64 = digits.parse().ok()?;
-        Some(match unit {
-            "H" => Duration::from_secs(value.saturating_mul(3600)),
-            "M" => Duration::from_secs(value.saturating_mul(60)),
-            "S" => Duration::from_secs(value),
-            "m" => Duration::from_millis(value),
-            "u" => Duration::from_micros(value),
-            "n" => Duration::from_nanos(value),
-            _ => return None,
-        })
-    };
-    let header = view.header("grpc-timeout");
-    Some(header.and_then(|value| parse(std::str::from_utf8(&value).ok()?)))
-}
-
-/// Applies what the route changes: headers, then the host, then the path.
-fn rewrite(call: &mut Call<'_>, entry: Entry<'_>, forward: &Forward, pick: &ClusterPick<'_>) {
-    call.apply_request_headers(entry);
-    let host = pick
-        .host_rewrite
-        .rewrite(&call.view())
-        .map(|host| host.into_owned());
-    if let Some(host) = host {
-        rewrite_host(call, forward, &host);
-    }
-    if forward.rewrites_path() {
-        let view = call.view();
-        if let Some(path) = forward.rewrite_path(view.path) {
-            let original = view.path.to_vec();
-            let suppress = call.config().suppress_envoy_headers;
-            let Scratch {
-                received,
-                request,
-                request_edits,
-                path: own,
-                ..
-            } = &mut *call.scratch;
-            if !suppress {
-                request_edits.remove(received, &request.headers, "x-envoy-original-path");
-                request_edits.add("x-envoy-original-path", &original);
-            }
-            own.clear();
-            own.extend_from_slice(&path);
-            if let Some(prepared) = &mut call.prepared {
-                prepared.new_path = true;
-            }
-        }
-    }
-}
-
-fn rewrite_host(call: &mut Call<'_>, forward: &Forward, host: &[u8]) {
-    let original = call.view().authority.to_vec();
-    if original == host {
-        return;
-    }
-    let suppress = call.config().suppress_envoy_headers;
-    let Scratch {
-        received,
-        request,
-        request_edits: edits,
-        authority,
-        ..
-    } = &mut *call.scratch;
-    if forward.append_x_forwarded_host {
-        let before = edits
-            .get(received, &request.headers, "x-forwarded-host")
-            .map(|value| value.into_owned());
-        let value = match before {
-            Some(others) => [&others, b",".as_slice(), &original].concat(),
-            None => original.clone(),
-        };
-        edits.remove(received, &request.headers, "x-forwarded-host");
-        edits.add("x-forwarded-host", &value);
-    }
-    if !suppress {
-        edits.remove(received, &request.headers, "x-envoy-original-host");
-        edits.add("x-envoy-original-host", &original);
-    }
-    authority.clear();
-    authority.extend_from_slice(host);
-    if let Some(prepared) = &mut call.prepared {
-        prepared.new_authority = true;
-    }
 }
 
 impl Router<'_, '_> {
@@ -312,11 +164,11 @@ impl Router<'_, '_> {
                 Try::Failed(failed)
                     if !self.retries.wants_reset(failed.reset) || !self.can_repeat() =>
                 {
-                    return self.give_up(call, failed);
+                    return self.give_up(call, &failed);
                 }
                 Try::Failed(failed) => match self.take_retry(call) {
                     Some(pause) => pause,
-                    None => return self.give_up(call, failed),
+                    None => return self.give_up(call, &failed),
                 },
             };
             if let Some(ending) = self.back_off(call, pause).await {
@@ -536,90 +388,6 @@ impl Router<'_, '_> {
         self.framing == Framing::Empty && matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
     }
 
-    /// Writes the request's head for this try.
-    fn put_head(&mut self, call: &mut Call<'_>, host: &Host) {
-        if matches!(self.pick.host_rewrite, HostRewrite::Auto) && !host.hostname.is_empty() {
-            let name = host.hostname.clone();
-            rewrite_host(call, self.forward, name.as_bytes());
-        }
-        let shared = call.shared.clone();
-        let config = &shared.config;
-        let upgrades = call.prepared.as_ref().is_some_and(|p| p.upgrades);
-        let retrying = self.exchange.head_bytes() > 0;
-        let mut head = match retrying {
-            true => Vec::with_capacity(1024),
-            false => {
-                call.scratch.to_upstream.clear();
-                std::mem::take(&mut call.scratch.to_upstream.buffer)
-            }
-        };
-        let include_count = self.entry.virtual_host.include_request_attempt_count;
-        if include_count {
-            let Scratch {
-                received,
-                request,
-                request_edits,
-                ..
-            } = &mut *call.scratch;
-            request_edits.remove(received, &request.headers, "x-envoy-attempt-count");
-        }
-        let view = call.view();
-        let method = view.head.method.of(view.buffer);
-        put_request_line(
-            &mut head,
-            method,
-            if method == b"CONNECT" {
-                view.authority
-            } else {
-                view.path
-            },
-        );
-        head.extend_from_slice(b"host: ");
-        head.extend_from_slice(view.authority);
-        head.extend_from_slice(b"\r\n");
-        view.edits.write(view.buffer, &view.head.headers, &mut head);
-        if !config.suppress_envoy_headers {
-            let limits = &self.exchange.deadlines;
-            let expected = match (limits.per_try, retrying) {
-                (Some(per_try), _) => Some(per_try),
-                (None, false) => limits.global,
-                (None, true) => limits.global_left(Instant::now()),
-            };
-            if let Some(expected) = expected {
-                head.extend_from_slice(b"x-envoy-expected-rq-timeout-ms: ");
-                put_decimal(&mut head, expected.as_millis() as u64);
-                head.extend_from_slice(b"\r\n");
-            }
-        }
-        if include_count {
-            head.extend_from_slice(b"x-envoy-attempt-count: ");
-            put_decimal(&mut head, u64::from(call.record.attempts));
-            head.extend_from_slice(b"\r\n");
-        }
-        match self.exchange.request_encode() {
-            Encode::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-            Encode::Nothing if !upgrades && view.head.content_length().is_none() => {
-                // Methods that usually have a body say that there is none (RFC 9110 §8.6).
-                if !matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT") {
-                    head.extend_from_slice(b"content-length: 0\r\n");
-                }
-            }
-            _ => {}
-        }
-        head.extend_from_slice(b"\r\n");
-        let head_bytes = head.len();
-        if retrying {
-            call.scratch
-                .to_upstream
-                .restart(self.exchange.head_bytes(), &head);
-        } else {
-            call.scratch.to_upstream.buffer = head;
-        }
-        let limit = call.shared.listener.per_connection_buffer_limit;
-        let keep = self.retries.possible().then_some(limit);
-        self.exchange.start_try(head_bytes, keep);
-    }
-
     /// The head of an answer is there: passes it on, or decides to try again.
     async fn head(
         &mut self,
@@ -768,189 +536,5 @@ impl Router<'_, '_> {
         )
         .await;
         Ending::Broken
-    }
-
-    /// A time limit has passed.
-    fn expired(&mut self, call: &mut Call<'_>, limit: Limit, host: Option<&Rc<Host>>) -> Ending {
-        let hcm = &call.shared.config.stats;
-        let stats = self.cluster.stats();
-        if limit == Limit::Global {
-            stats.upstream_rq_timeout.inc();
-            if let Some(host) = host {
-                bump(&host.stats.rq_timeout);
-            }
-        }
-        let (status, text, details, flag): (u16, &[u8], _, _) = match limit {
-            Limit::Global => (
-                504,
-                b"upstream request timeout",
-                "response_timeout",
-                Some(ResponseFlag::UpstreamRequestTimeout),
-            ),
-            Limit::PerTry | Limit::PerTryIdle => (
-                504,
-                b"upstream request timeout",
-                "upstream_per_try_timeout",
-                Some(ResponseFlag::UpstreamRequestTimeout),
-            ),
-            Limit::StreamIdle => {
-                hcm.downstream_rq_idle_timeout.inc();
-                let status = if self.exchange.request_done { 504 } else { 408 };
-                (
-                    status,
-                    b"stream timeout",
-                    "stream_idle_timeout",
-                    Some(ResponseFlag::StreamIdleTimeout),
-                )
-            }
-            Limit::Request => {
-                hcm.downstream_rq_timeout.inc();
-                (408, b"request timeout", "request_overall_timeout", None)
-            }
-            Limit::MaxStream => {
-                hcm.downstream_rq_max_duration_reached.inc();
-                let status = if self.exchange.request_done { 504 } else { 408 };
-                (
-                    status,
-                    b"downstream duration timeout",
-                    "max_duration_timeout",
-                    None,
-                )
-            }
-        };
-        let started = call.record.status.is_some();
-        call.record.because(details, flag);
-        if started {
-            // Too late for another answer: cutting the connection is all that can be said.
-            call.shared.config.stats.downstream_rq_tx_reset.inc();
-            return Ending::Broken;
-        }
-        if limit == Limit::Global {
-            stats.count_response(504);
-        }
-        self.answer(call, status, text, &[])
-    }
-
-    /// Tells the client that there is no answer, and why.
-    fn give_up(&mut self, call: &mut Call<'_>, failed: Failed) -> Ending {
-        let stats = self.cluster.stats();
-        stats.count_response(failed.status);
-        call.record.flags.set(failed.flag);
-        let cause = failed.cause.as_ref();
-        call.record.failure = cause.map(|cause| format!("delayed connect error: {cause}"));
-        if failed.reset == Reset::PerTryTimeout {
-            call.record.because(failed.reason, None);
-            return self.answer(call, 504, b"upstream request timeout", &[]);
-        }
-        let code = failed.reason.replace(' ', "_");
-        let details = match &failed.cause {
-            Some(cause) => {
-                format!(
-                    "upstream_reset_before_response_started{{{code}|delayed_connect_error:_{}}}",
-                    cause.replace(' ', "_")
-                )
-            }
-            None => format!("upstream_reset_before_response_started{{{code}}}"),
-        };
-        call.record.because(details, None);
-        let retried = if self.retried {
-            "retried and the latest "
-        } else {
-            ""
-        };
-        let text = format!("{RESET_TEXT}{retried}reset reason: {}", failed.reason);
-        let overloaded: &[(&str, &[u8])] = &[("x-envoy-overloaded", b"true")];
-        let headers = if failed.reset == Reset::Overflow {
-            overloaded
-        } else {
-            &[]
-        };
-        self.answer(call, failed.status, text.as_bytes(), headers)
-    }
-
-    fn answer(
-        &mut self,
-        call: &mut Call<'_>,
-        status: u16,
-        body: &[u8],
-        headers: &[(&str, &[u8])],
-    ) -> Ending {
-        // What is still to come of the request's body is of no use; the connection ends with the answer.
-        let framing = if self.exchange.request_done {
-            Framing::Empty
-        } else {
-            self.framing
-        };
-        let reply = LocalReply {
-            status,
-            body,
-            headers,
-        };
-        call.answer(Some(self.entry), framing, false, &reply)
-    }
-}
-
-impl Failed {
-    fn new(reset: Reset, status: u16, flag: ResponseFlag, reason: &'static str) -> Failed {
-        Failed {
-            reset,
-            status,
-            flag,
-            reason,
-            cause: None,
-            stale: false,
-        }
-    }
-
-    fn overflow() -> Failed {
-        Failed::new(
-            Reset::Overflow,
-            503,
-            ResponseFlag::UpstreamOverflow,
-            "overflow",
-        )
-    }
-
-    fn closed(sent: bool) -> Failed {
-        let flag = ResponseFlag::UpstreamConnectionTermination;
-        Failed::new(Reset::Broken { sent }, 503, flag, "connection termination")
-    }
-
-    fn protocol() -> Failed {
-        Failed::new(
-            Reset::Broken { sent: true },
-            502,
-            ResponseFlag::UpstreamProtocolError,
-            "protocol error",
-        )
-    }
-
-    fn per_try_timeout(details: &'static str) -> Failed {
-        Failed::new(
-            Reset::PerTryTimeout,
-            504,
-            ResponseFlag::UpstreamRequestTimeout,
-            details,
-        )
-    }
-
-    fn connect(failure: Failure) -> Failed {
-        let flag = ResponseFlag::UpstreamConnectionFailure;
-        match failure {
-            Failure::Overflow => Failed::overflow(),
-            Failure::Timeout => Failed::new(Reset::Connect, 503, flag, "connection timeout"),
-            Failure::Connect(error) => {
-                let text = error.to_string();
-                let cause = text
-                    .split(" (os error")
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned();
-                Failed {
-                    cause: Some(cause),
-                    ..Failed::new(Reset::Connect, 503, flag, "remote connection failure")
-                }
-            }
-        }
     }
 }

@@ -195,6 +195,11 @@ impl Call<'_> {
             false => None,
         };
         let http_10 = self.is_http_10();
+        // A drain that began while the upstream was asked counts for this answer already.
+        if !self.close && self.conn.is_closing(now) {
+            config.stats.downstream_cx_drain_close.inc();
+            self.close = true;
+        }
         let out = &mut self.scratch.to_downstream.buffer;
         if !present.date {
             out.extend_from_slice(b"date: ");

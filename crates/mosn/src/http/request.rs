@@ -9,6 +9,9 @@ use super::path::{Canonical, canonicalize};
 use super::scratch::Scratch;
 use crate::route::RetryOn;
 
+/// Says who the client of another proxy is; without mutual TLS nobody can vouch for it.
+const CLIENT_CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
+
 /// What is known of a request once its head has been looked through.
 pub(super) struct Prepared {
     /// Whether [`Scratch::path`] replaces the path received.
@@ -148,17 +151,15 @@ pub(super) fn prepare(
             HeaderId::Via => via = Some(index),
             HeaderId::Other | HeaderId::Trailer | HeaderId::UserAgent => {
                 let name = field.name.of(buffer);
-                if connection.nominates && is_nominated(head, buffer, name) {
-                    edits.remove_at(index);
-                } else if name.len() == 23
+                let certificate = name.len() == CLIENT_CERTIFICATE.len()
                     && !config.keep_client_cert_header
-                    && name.eq_ignore_ascii_case(b"x-forwarded-client-cert")
-                {
-                    edits.remove_at(index);
-                } else if config.underscores != Underscores::Allow && name.contains(&b'_') {
-                    if config.underscores == Underscores::Reject {
-                        return Err(Refusal::Underscore);
-                    }
+                    && name.eq_ignore_ascii_case(CLIENT_CERTIFICATE);
+                let underscore = config.underscores != Underscores::Allow && name.contains(&b'_');
+                if underscore && config.underscores == Underscores::Reject {
+                    return Err(Refusal::Underscore);
+                }
+                let nominated = connection.nominates && is_nominated(head, buffer, name);
+                if nominated || certificate || underscore {
                     edits.remove_at(index);
                 }
             }

@@ -37,6 +37,7 @@ pub(super) struct Scratch {
 }
 
 thread_local! {
+    #[allow(clippy::vec_box, reason = "a set is lent and given back as one pointer")]
     static FREE: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
 }
 
