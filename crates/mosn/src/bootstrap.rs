@@ -186,7 +186,8 @@ fn merge(into: &mut Value, over: Value) {
 
 fn check(b: &Bootstrap) -> Result<(), FieldError> {
     refuse_fields!(b; hds_config, tracing, stats_sinks, xds_delegate_extension, xds_config_tracker_extension, config_sources,
-        default_config_source, certificate_provider_instances, default_regex_engine, fatal_actions);
+        default_config_source, certificate_provider_instances, default_regex_engine, fatal_actions, header_prefix,
+        default_socket_interface);
     if let Some(fixed) = &b.static_resources
         && !fixed.secrets.is_empty()
     {

@@ -83,12 +83,9 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
         }
     };
-    match flags.log_level.parse() {
-        Ok(level) => telemetry::logging::init(level),
-        Err(error) => {
-            eprintln!("mosn: --log-level: {error}");
-            return ExitCode::from(2);
-        }
+    if let Err(error) = start_log(&flags) {
+        eprintln!("mosn: {error:#}");
+        return ExitCode::from(2);
     }
     match run(flags) {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,6 +95,22 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn start_log(flags: &Flags) -> anyhow::Result<()> {
+    let level = flags.log_level.parse().context("--log-level")?;
+    match &flags.log_path {
+        None => telemetry::logging::init(level),
+        Some(path) => {
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("--log-path {}", path.display()))?;
+            telemetry::logging::init_file(level, file);
+        }
+    }
+    Ok(())
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {

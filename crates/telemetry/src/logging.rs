@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
@@ -170,10 +171,20 @@ impl<S: Subscriber> Filter<S> for Levels {
 
 /// Starts logging to standard error. A second call in one process only sets the level.
 pub fn init(level: Level) {
+    let colours = std::io::stderr().is_terminal();
+    start(level, BoxMakeWriter::new(std::io::stderr), colours);
+}
+
+/// Starts logging to a file. A second call in one process only sets the level.
+pub fn init_file(level: Level, file: std::fs::File) {
+    start(level, BoxMakeWriter::new(Mutex::new(file)), false);
+}
+
+fn start(level: Level, writer: BoxMakeWriter, colours: bool) {
     let (levels, handle) = reload::Layer::new(Levels::all(level));
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(writer)
+        .with_ansi(colours)
         .event_format(EnvoyLine)
         .with_filter(levels);
     if tracing_subscriber::registry()

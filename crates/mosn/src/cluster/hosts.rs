@@ -251,6 +251,13 @@ fn each_endpoint(
 ) -> Result<(), FieldError> {
     let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
     refuse_fields!(assignment; named_endpoints);
+    if let Some(policy) = &assignment.policy {
+        (|| {
+            refuse_fields!(policy; drop_overloads, endpoint_stale_after, weighted_priority_health);
+            Ok(())
+        })()
+        .map_err(|e: FieldError| e.in_field("policy"))?;
+    }
     for (i, locality) in assignment.endpoints.iter().enumerate() {
         let at = |e: FieldError, j: usize| {
             e.in_index(j)
