@@ -90,6 +90,7 @@ impl Manager {
         }
         self.set_listener(prepared);
         self.start_warm_listeners();
+        self.update_gauges();
         Ok(())
     }
 
