@@ -199,27 +199,27 @@ fn start_mosn(ads: SocketAddr) -> Mosn {
     Mosn(child)
 }
 
-fn any<M: prost::Name + Default>(value: Value) -> api::google::protobuf::Any {
-    let message: M = api::json::from_value(&value).expect("a valid resource");
+fn any<M: prost::Name + Default>(value: &Value) -> api::google::protobuf::Any {
+    let message: M = api::json::from_value(value).expect("a valid resource");
     api::any::pack(&message)
 }
 
 fn cluster(connect_timeout: &str) -> api::google::protobuf::Any {
     any::<Cluster>(
-        json!({"name": "up", "type": "EDS", "connect_timeout": connect_timeout,
+        &json!({"name": "up", "type": "EDS", "connect_timeout": connect_timeout,
         "eds_cluster_config": {"eds_config": {"ads": {}, "initial_fetch_timeout": "0s"}, "service_name": "up-service"}}),
     )
 }
 
 fn endpoints(address: SocketAddr) -> api::google::protobuf::Any {
     any::<ClusterLoadAssignment>(
-        json!({"cluster_name": "up-service", "endpoints": [{"lb_endpoints": [{"endpoint":
+        &json!({"cluster_name": "up-service", "endpoints": [{"lb_endpoints": [{"endpoint":
         {"address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}}}}]}]}),
     )
 }
 
 fn listener(name: &str, port: u16, stat_prefix: &str) -> api::google::protobuf::Any {
-    any::<Listener>(json!({"name": name,
+    any::<Listener>(&json!({"name": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
         "filter_chains": [{"filters": [{"name": "tcp", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",

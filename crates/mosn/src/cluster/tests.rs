@@ -1,5 +1,10 @@
 //! Which host is chosen, over whole clusters compiled from Envoy's JSON.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "literals of JSON are given away"
+)]
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;

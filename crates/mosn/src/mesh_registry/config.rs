@@ -167,6 +167,10 @@ fn duration(
 mod tests {
     use super::*;
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "literals of JSON are given away"
+    )]
     fn compile(json: serde_json::Value) -> Result<Config, String> {
         let message: MeshRegistry = api::json::from_value(&json).map_err(|e| e.to_string())?;
         Config::compile(&message).map_err(|e| e.to_string())

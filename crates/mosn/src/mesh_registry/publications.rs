@@ -227,7 +227,7 @@ mod tests {
         publications.acknowledge(&gone);
         assert!(matches!(published.try_recv(), Ok(Err(_))));
         assert!(publications.registered().is_empty());
-        assert_eq!(publications.to_remove(), [reference.clone()]);
+        assert_eq!(publications.to_remove(), std::slice::from_ref(&reference));
         publications.removed(&[reference]);
         assert_eq!(unpublished.try_recv(), Ok(Ok(())));
     }
