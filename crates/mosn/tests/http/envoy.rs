@@ -594,7 +594,8 @@ fn run(proxy: &Proxy, upstream: &Upstream, case: &Case) -> Seen {
         // The connection must still be good for another request.
         client.send(request("GET", "/direct", ""));
         let (head, body) = client.answer(false).unwrap_or_default();
-        closed = !(head.starts_with("HTTP/1.1 200") && body == "hello") && !head.contains("418");
+        let answered = head.starts_with("HTTP/1.1 200") && body == "hello";
+        closed = !(answered || head.contains("418"));
     }
     let messages = upstream.take();
     let upstream = messages.iter().map(|message| {

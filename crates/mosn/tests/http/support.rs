@@ -14,21 +14,21 @@ use testkit::process::Process;
 use testkit::{http, net, programs, wait};
 
 /// How long anything may take.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running proxy.
-pub struct Proxy {
+pub(crate) struct Proxy {
     /// Ends with the value.
-    pub process: Process,
+    _process: Process,
     /// Its admin.
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// One address for each connection manager of the bootstrap.
-    pub listeners: Vec<SocketAddr>,
+    pub(crate) listeners: Vec<SocketAddr>,
 }
 
 /// Which proxy to start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// This project's.
     Mosn,
     /// The real one.
@@ -37,7 +37,7 @@ pub enum Kind {
 
 impl Kind {
     /// Its name in files and messages.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Mosn => "mosn",
             Kind::Envoy => "envoy",
@@ -46,12 +46,12 @@ impl Kind {
 }
 
 /// An address in Envoy's configuration.
-pub fn socket(address: SocketAddr) -> Value {
+pub(crate) fn socket(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 
 /// A cluster of one host.
-pub fn cluster(name: &str, host: SocketAddr) -> Value {
+pub(crate) fn cluster(name: &str, host: SocketAddr) -> Value {
     json!({
         "name": name, "connect_timeout": "1s", "type": "STATIC",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host)}}]}]},
@@ -59,7 +59,11 @@ pub fn cluster(name: &str, host: SocketAddr) -> Value {
 }
 
 /// A connection manager with these routes; `extra` is merged into it.
-pub fn manager(routes: Value, extra: Value) -> Value {
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "literals of JSON are given away"
+)]
+pub(crate) fn manager(routes: Value, extra: Value) -> Value {
     let mut manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in",
@@ -85,7 +89,7 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// Starts a proxy with one listener for each connection manager.
-pub fn start(kind: Kind, folder: &Path, clusters: &[Value], managers: &[Value]) -> Proxy {
+pub(crate) fn start(kind: Kind, folder: &Path, clusters: &[Value], managers: &[Value]) -> Proxy {
     let free = || SocketAddr::from(([127, 0, 0, 1], net::free_port().unwrap()));
     let admin = free();
     let listeners: Vec<SocketAddr> = managers.iter().map(|_| free()).collect();
@@ -130,7 +134,7 @@ pub fn start(kind: Kind, folder: &Path, clusters: &[Value], managers: &[Value]) 
     };
     wait::until(&format!("{} is live", kind.name()), LIMIT, live).unwrap();
     Proxy {
-        process,
+        _process: process,
         admin,
         listeners,
     }
@@ -138,7 +142,7 @@ pub fn start(kind: Kind, folder: &Path, clusters: &[Value], managers: &[Value]) 
 
 impl Proxy {
     /// The value of a counter or gauge, 0 if it does not exist yet.
-    pub fn stat(&self, name: &str) -> u64 {
+    pub(crate) fn stat(&self, name: &str) -> u64 {
         let answer = http::get(
             self.admin,
             &format!("/stats?filter=^{}$", name.replace('.', "\\.")),
@@ -153,7 +157,7 @@ impl Proxy {
     }
 
     /// Waits until a counter or gauge has this value.
-    pub fn wait_stat(&self, name: &str, value: u64) {
+    pub(crate) fn wait_stat(&self, name: &str, value: u64) {
         let reached = || (self.stat(name) == value).then_some(());
         wait::until(
             &format!("{name} is {value} (is {})", self.stat(name)),
@@ -165,15 +169,15 @@ impl Proxy {
 }
 
 /// An upstream that records what it gets and answers as the `mode` in the query says.
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl Upstream {
     /// Starts it.
-    pub fn start() -> Upstream {
+    pub(crate) fn start() -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -189,7 +193,7 @@ impl Upstream {
     }
 
     /// What came since the last call: heads and bodies.
-    pub fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 }
@@ -284,7 +288,7 @@ fn serve(mut stream: TcpStream, record: &Mutex<Vec<String>>) -> std::io::Result<
 /// Reads one message: its head and its body as on the wire. `None` at the end of the connection.
 ///
 /// A reader of its own, so that the codec under test does not judge itself.
-pub fn read_message(
+pub(crate) fn read_message(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,
     to_head: bool,
@@ -368,15 +372,15 @@ fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<usize> 
 }
 
 /// A client connection.
-pub struct Client {
+pub(crate) struct Client {
     /// The socket.
-    pub stream: TcpStream,
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
     /// Connects.
-    pub fn connect(address: SocketAddr) -> Client {
+    pub(crate) fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -387,23 +391,23 @@ impl Client {
     }
 
     /// Sends bytes; the proxy may have closed already.
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
     /// The next answer, head and body as they came; `None` at the end.
-    pub fn answer(&mut self, to_head: bool) -> Option<(String, String)> {
+    pub(crate) fn answer(&mut self, to_head: bool) -> Option<(String, String)> {
         // A reset is an end too.
         read_message(&mut self.stream, &mut self.buffer, to_head).unwrap_or(None)
     }
 
     /// Whether the proxy closes now, without anything more.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
     }
 
     /// Reads until these bytes have come.
-    pub fn read_until(&mut self, wanted: &str) -> String {
+    pub(crate) fn read_until(&mut self, wanted: &str) -> String {
         loop {
             let text = String::from_utf8_lossy(&self.buffer).into_owned();
             if let Some(at) = text.find(wanted) {
@@ -420,6 +424,6 @@ impl Client {
 }
 
 /// A request with a `Host` and these header lines.
-pub fn request(method: &str, path: &str, headers: &str) -> String {
+pub(crate) fn request(method: &str, path: &str, headers: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: a.example\r\n{headers}\r\n")
 }
