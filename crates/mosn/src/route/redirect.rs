@@ -1,7 +1,9 @@
 //! Answers that a route gives by itself: redirects and direct responses.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use api::envoy::config::core::v3::DataSource;
 use api::envoy::config::core::v3::data_source::Specifier;
 use api::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
@@ -175,22 +177,9 @@ impl DirectResponse {
                     format!("{} is not from 200 to 599", config.status),
                 )
             })?;
-        let specifier = config
-            .body
-            .as_ref()
-            .and_then(|body| body.specifier.as_ref());
-        let body: &[u8] = match specifier {
-            None => &[],
-            Some(Specifier::InlineString(text)) => text.as_bytes(),
-            Some(Specifier::InlineBytes(bytes)) => bytes,
-            Some(Specifier::Filename(_)) => {
-                return Err(FieldError::at("filename", "is not supported").in_field("body"));
-            }
-            Some(Specifier::EnvironmentVariable(_)) => {
-                return Err(
-                    FieldError::at("environment_variable", "is not supported").in_field("body")
-                );
-            }
+        let body = match &config.body {
+            None => Cow::Borrowed([].as_slice()),
+            Some(body) => read(body).map_err(|error| error.in_field("body"))?,
         };
         if body.len() > max_body_bytes as usize {
             let text = format!(
@@ -203,5 +192,24 @@ impl DirectResponse {
             status,
             body: body.into(),
         })
+    }
+}
+
+/// The bytes of a data source, as they are now.
+fn read(source: &DataSource) -> Result<Cow<'_, [u8]>, FieldError> {
+    match &source.specifier {
+        None => Ok(Cow::Borrowed(&[])),
+        Some(Specifier::InlineString(text)) => Ok(Cow::Borrowed(text.as_bytes())),
+        Some(Specifier::InlineBytes(bytes)) => Ok(Cow::Borrowed(bytes)),
+        Some(Specifier::Filename(path)) => std::fs::read(path)
+            .map(Cow::Owned)
+            .map_err(|error| FieldError::at("filename", format!("cannot read {path:?}: {error}"))),
+        Some(Specifier::EnvironmentVariable(name)) => match std::env::var(name) {
+            Ok(value) => Ok(Cow::Owned(value.into_bytes())),
+            Err(_) => Err(FieldError::at(
+                "environment_variable",
+                format!("{name:?} is not set"),
+            )),
+        },
     }
 }
