@@ -152,10 +152,7 @@ impl Router<'_, '_> {
             Encode::Nothing
                 if !upgrades && view.head.content_length().is_none() && !is_bodyless(method) =>
             {
-                head.extend_from_slice(
-                    b"content-length: 0
-",
-                );
+                head.extend_from_slice(b"content-length: 0\r\n");
             }
             _ => {}
         }
