@@ -231,7 +231,8 @@ impl<'c> Call<'c> {
                 self.record.because("direct_response", None);
                 match action {
                     Action::Redirect(redirect) => {
-                        config.stats.rq_redirect.inc();
+                        // Envoy counts what a route answers by itself in one place
+                        config.stats.rq_direct_response.inc();
                         let location = redirect.location(&self.view());
                         let headers: &[(&str, &[u8])] = &[("location", &location)];
                         let reply = LocalReply {

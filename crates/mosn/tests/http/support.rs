@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -173,6 +174,8 @@ pub(crate) struct Upstream {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
+    /// Messages that have begun and are not recorded yet.
+    begun: Arc<AtomicUsize>,
 }
 
 impl Upstream {
@@ -181,31 +184,51 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let record = seen.clone();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (record, count) = (seen.clone(), begun.clone());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let record = record.clone();
+                let (record, count) = (record.clone(), count.clone());
                 // A broken connection is the end of that connection's part.
-                thread::spawn(move || serve(stream, &record));
+                thread::spawn(move || serve(stream, &record, &count));
             }
         });
-        Upstream { address, seen }
+        Upstream {
+            address,
+            seen,
+            begun,
+        }
     }
 
     /// What came since the last call: heads and bodies.
     pub(crate) fn take(&self) -> Vec<String> {
+        // A request that its proxy gives up is recorded when its connection ends.
+        let recorded = || (self.begun.load(Ordering::SeqCst) == 0).then_some(());
+        wait::until("requests are recorded", LIMIT, recorded).unwrap();
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 }
 
-fn serve(mut stream: TcpStream, record: &Mutex<Vec<String>>) -> std::io::Result<()> {
+fn serve(
+    mut stream: TcpStream,
+    record: &Mutex<Vec<String>>,
+    begun: &AtomicUsize,
+) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     loop {
-        let Some((head, body)) = read_message(&mut stream, &mut buffer, false)? else {
+        if buffer.is_empty() && stream.peek(&mut [0])? == 0 {
+            return Ok(());
+        }
+        begun.fetch_add(1, Ordering::SeqCst);
+        let message = read_message(&mut stream, &mut buffer, false);
+        if let Ok(Some((head, body))) = &message {
+            record.lock().unwrap().push(format!("{head}{body}"));
+        }
+        begun.fetch_sub(1, Ordering::SeqCst);
+        let Some((head, _)) = message? else {
             return Ok(());
         };
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-        record.lock().unwrap().push(format!("{head}{body}"));
         let mode = path
             .split("mode=")
             .nth(1)
