@@ -12,8 +12,8 @@ use crate::convert::{
     change_to, instance_from, instance_to, reference_from, reference_to, selector_from, ttl_ms,
 };
 use crate::error::Error;
-use crate::hub::Registry;
 use crate::model::{Instance, InstanceRef};
+use crate::osr::Registry;
 use crate::parts::{Part, Parts};
 use crate::watch::Since;
 

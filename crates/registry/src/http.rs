@@ -15,8 +15,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Serialize;
 
-use crate::hub::Registry;
 use crate::model::{Instance, InstanceRef, Selector, ServiceKey};
+use crate::osr::Registry;
 use problem::Problem;
 use query::{Names, Query};
 

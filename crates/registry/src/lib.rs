@@ -16,30 +16,35 @@
 //! # }).unwrap();
 //! ```
 
+pub mod adapters;
+mod backoff;
 pub mod client;
 mod convert;
 mod error;
 mod grpc;
 mod http;
-mod hub;
 mod limits;
 mod metadata;
 mod model;
+mod osr;
 mod parts;
 mod services;
+mod source;
 mod state;
 mod store;
 mod watch;
 
+pub use backoff::Backoff;
 pub use convert::{instance_from, instance_to};
 pub use error::{Error, OpenError};
-pub use hub::{Done, Registry, Stats};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use model::{
     Change, ChangeKind, DEFAULT_TTL, DEFAULT_WEIGHT, Instance, InstanceRef, OWN_ORIGIN, Selector,
     ServiceKey,
 };
+pub use osr::{Done, Registry, Stats};
 pub use services::{Service, Services};
+pub use source::{Link, LinkEnd, List, ORIGIN_MARK, Report, Skipped, Trouble, Wanted};
 pub use state::{Registered, Renewed};
 pub use watch::{Event, Since, Watch};

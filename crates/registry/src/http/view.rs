@@ -7,9 +7,9 @@ use serde::ser::SerializeMap;
 use serde_json::{Value, json};
 
 use super::query::Page;
-use crate::hub::{Done, Stats};
 use crate::metadata::Metadata;
 use crate::model::{InstanceRef, Selector};
+use crate::osr::{Done, Stats};
 use crate::services::{Service, Services};
 use crate::state::{Registered, Renewed};
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use super::query::Query;
 use super::view;
-use crate::hub::Registry;
 use crate::model::{Change, ChangeKind};
+use crate::osr::Registry;
 use crate::parts::{Part, Parts};
 use crate::watch::Since;
 
