@@ -23,6 +23,7 @@ mod convert;
 mod error;
 mod grpc;
 mod http;
+mod hub;
 mod limits;
 mod metadata;
 mod model;
@@ -37,6 +38,10 @@ mod watch;
 pub use backoff::Backoff;
 pub use convert::{instance_from, instance_to};
 pub use error::{Error, OpenError};
+pub use hub::{
+    Hub, HubOptions, HubState, Protection, Settings, SkippedEntry, SourceSpec, SourceStatus,
+    SourceView, Status, View,
+};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use model::{

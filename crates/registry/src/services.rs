@@ -86,6 +86,34 @@ impl Services {
         self.shards.iter().flat_map(|shard| shard.values())
     }
 
+    /// The picture in which these services are as given; `None` has no instances.
+    pub(crate) fn with(
+        &self,
+        revision: u64,
+        services: Vec<(ServiceKey, Option<Arc<Service>>)>,
+    ) -> Services {
+        let mut next = self.clone();
+        next.revision = revision;
+        let mut shards = next.shards.to_vec();
+        for (key, service) in services {
+            let Some(shard) = shards.get_mut(shard_of(&key)) else {
+                continue;
+            };
+            let new = service.as_ref().map_or(0, |s| s.instances.len());
+            let exists = service.is_some();
+            let before = match service {
+                Some(service) => Arc::make_mut(shard).insert(key, service),
+                None if shard.contains_key(&key) => Arc::make_mut(shard).remove(&key),
+                None => None,
+            };
+            let old = before.as_ref().map_or(0, |s| s.instances.len());
+            next.instances = next.instances + new - old;
+            next.services = next.services + usize::from(exists) - usize::from(before.is_some());
+        }
+        next.shards = shards.into();
+        next
+    }
+
     /// The services that can hold what a selector means, in the order of their names.
     pub fn select(&self, selector: &Selector) -> Vec<&Arc<Service>> {
         if let Some(key) = selector.key() {
