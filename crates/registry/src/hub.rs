@@ -1,6 +1,7 @@
 //! One service directory over every registry. Adapters read their registries and report; the hub merges what they say with
 //! the embedded registry's instances, and tells whoever watches.
 
+mod saved;
 mod source_state;
 mod state;
 mod status;
@@ -8,8 +9,9 @@ mod status;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,6 +35,8 @@ pub use status::{SkippedEntry, SourceStatus, Status};
 const REPORTS: usize = 1024;
 /// Reports of one commit.
 const GATHER: usize = 1024;
+/// How often what registries hold is written to the disk.
+const SAVE: Duration = Duration::from_secs(5);
 
 /// What a hub is started with.
 #[derive(Clone, Default)]
@@ -43,6 +47,9 @@ pub struct HubOptions {
     pub registry: Option<Registry>,
     /// What is taken.
     pub limits: Limits,
+    /// Folder where the last known instances of each registry are kept; without it a hub that starts while a registry is
+    /// away knows nothing of it.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// A registry that the hub reads and writes.
@@ -78,6 +85,7 @@ impl Hub {
             mesh_id,
             registry,
             limits,
+            data_dir,
         } = options;
         let mut state = HubState::new(&mesh_id, limits.clone());
         let changes = registry.as_ref().and_then(|r| r.changes().ok());
@@ -102,6 +110,7 @@ impl Hub {
             view: view_sender,
             adapters: HashMap::new(),
             generation: 0,
+            data_dir,
         };
         tokio::spawn(task.run(received, told));
         Hub {
@@ -173,6 +182,7 @@ struct Task {
     view: watch::Sender<Arc<View>>,
     adapters: HashMap<Arc<str>, Adapter>,
     generation: u64,
+    data_dir: Option<PathBuf>,
 }
 
 impl Task {
@@ -181,6 +191,8 @@ impl Task {
         mut reports: mpsc::Receiver<Reported>,
         mut commands: mpsc::UnboundedReceiver<Command>,
     ) {
+        let mut save = tokio::time::interval(SAVE);
+        save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let deadline = self.state.next_deadline();
             tokio::select! {
@@ -199,12 +211,37 @@ impl Task {
                 }
                 Some(event) = next_event(&mut self.changes) => self.embedded(&event),
                 () = until(deadline), if deadline.is_some() => self.state.tick(Instant::now()),
+                _ = save.tick() => {
+                    self.save().await;
+                    continue;
+                }
             }
             self.publish();
         }
+        self.save().await;
         for adapter in self.adapters.values() {
             adapter.task.abort();
         }
+    }
+
+    /// Writes what changed. The hub waits for the disk meanwhile: reports wait in their queue, readers do not.
+    async fn save(&mut self) {
+        let Some(folder) = self.data_dir.clone() else {
+            return;
+        };
+        let unsaved = self.state.take_unsaved();
+        if unsaved.is_empty() {
+            return;
+        }
+        let written = tokio::task::spawn_blocking(move || {
+            for (source, lists) in unsaved {
+                if let Err(error) = saved::write(&folder, &source, &lists) {
+                    tracing::warn!(registry = %source, %error, "last known instances cannot be kept");
+                }
+            }
+        });
+        // It can only fail with the runtime.
+        let _ = written.await;
     }
 
     fn publish(&mut self) {
@@ -301,10 +338,19 @@ impl Task {
                 adapter.task.abort();
             }
             self.state.remove_source(&name);
+            if let Some(folder) = &self.data_dir {
+                saved::remove(folder, &name);
+            }
         }
         for spec in sources {
             self.state
                 .set_source(&spec.name, spec.settings.clone(), now);
+            if let Some(folder) = &self.data_dir
+                && !self.adapters.contains_key(&spec.name)
+            {
+                let lists = saved::read(folder, &spec.name);
+                self.state.restore(&spec.name, lists, now);
+            }
             if let Some(running) = self.adapters.get_mut(&spec.name) {
                 if running.spec.adapter == spec.adapter {
                     running.spec = spec;

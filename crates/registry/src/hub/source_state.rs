@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::hub::saved::Lists;
 use crate::limits::Limits;
 use crate::model::{Instance, ServiceKey};
 use crate::services::{Service, Services};
@@ -84,6 +85,8 @@ pub(crate) struct SourceState {
     pub(crate) written: BTreeMap<Arc<str>, Result<(), String>>,
     pub(crate) withdrawn: BTreeSet<Arc<str>>,
     touched: HashSet<ServiceKey>,
+    /// Its lists changed since they were saved.
+    unsaved: bool,
 }
 
 impl SourceState {
@@ -107,6 +110,7 @@ impl SourceState {
             written: BTreeMap::new(),
             withdrawn: BTreeSet::new(),
             touched: HashSet::new(),
+            unsaved: false,
         }
     }
 
@@ -154,9 +158,41 @@ impl SourceState {
         self.down_since.get_or_insert(now);
     }
 
+    /// What it held in an earlier life of the hub, until it says what it holds now.
+    pub(crate) fn restore(
+        &mut self,
+        lists: Vec<(Arc<str>, Vec<Instance>)>,
+        limits: &Limits,
+        now: Instant,
+    ) {
+        for (name, instances) in lists {
+            let list = List {
+                name,
+                instances,
+                skipped: Vec::new(),
+                certain: false,
+            };
+            self.list(list, limits, now);
+        }
+        self.unsaved = false;
+    }
+
+    /// Its lists, if they changed since the last time; without copies, which are nobody's instances.
+    pub(crate) fn take_unsaved(&mut self) -> Option<Lists> {
+        if !std::mem::take(&mut self.unsaved) {
+            return None;
+        }
+        let lists = self
+            .lists
+            .iter()
+            .map(|(name, list)| (name.clone(), list.present().cloned().collect()));
+        Some(lists.collect())
+    }
+
     /// Takes a list in the place of the former one.
     pub(crate) fn list(&mut self, list: List, limits: &Limits, now: Instant) {
         let certain = list.certain && self.session_synced;
+        self.unsaved = true;
         let before = self.lists.remove(&list.name).unwrap_or_default();
         for instance in before.all() {
             self.unlist(&instance.service, &list.name);
@@ -297,6 +333,7 @@ impl SourceState {
             .map(|(name, _)| name.clone())
             .collect();
         for name in due {
+            self.unsaved = true;
             // While the registry is away nothing new is known: what is held stays.
             if !self.connected {
                 continue;
@@ -337,6 +374,7 @@ impl SourceState {
 
     /// Forgets all instances.
     pub(crate) fn clear(&mut self) {
+        self.unsaved = true;
         self.touched.extend(self.by_service.keys().cloned());
         self.by_service.clear();
         self.lists.clear();

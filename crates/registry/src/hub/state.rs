@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::hub::saved::Lists;
 use crate::hub::source_state::{Settings, SourceState};
 use crate::limits::Limits;
 use crate::model::{Change, ChangeKind, Instance, OWN_ORIGIN, ServiceKey};
@@ -80,6 +81,26 @@ impl HubState {
                 self.sources.insert(name.clone(), source);
             }
         }
+    }
+
+    /// What a source held in an earlier life of the hub.
+    pub(crate) fn restore(
+        &mut self,
+        name: &str,
+        lists: Vec<(Arc<str>, Vec<Instance>)>,
+        now: Instant,
+    ) {
+        if let Some(source) = self.sources.get_mut(name) {
+            source.restore(lists, &self.limits, now);
+        }
+    }
+
+    /// The lists of sources that changed since the last time.
+    pub(crate) fn take_unsaved(&mut self) -> Vec<(Arc<str>, Lists)> {
+        self.sources
+            .values_mut()
+            .filter_map(|source| Some((source.name.clone(), source.take_unsaved()?)))
+            .collect()
     }
 
     /// Forgets a source and what it held.

@@ -39,7 +39,7 @@ pub struct SourceStatus {
     pub connected: bool,
     /// The present session has given every list.
     pub synced: bool,
-    /// It has given its lists once, and is away now: its instances are the last known.
+    /// It is away: its instances are the last known.
     pub stale: bool,
     /// The server of the session, or of the last one.
     pub server: String,
@@ -130,7 +130,7 @@ impl SourceStatus {
             kind: kinds.get(&source.name).copied().unwrap_or_default(),
             connected: source.connected,
             synced: source.session_synced,
-            stale: source.synced && !source.connected,
+            stale: !source.connected && source.own.instances() > 0,
             server: source.server.clone(),
             trouble: source.failure.as_ref().map(|(trouble, _)| *trouble),
             reason: source.failure.as_ref().map(|(_, reason)| reason.clone()),
