@@ -4,8 +4,11 @@
 //! Follows SOFARPC's `registry-mesh` (5.13) and the examples of MOSN's images.
 
 mod agent;
+mod application;
+mod applications;
 mod config;
 mod health;
+mod probe;
 mod publications;
 mod server;
 mod service_id;
@@ -143,6 +146,11 @@ pub async fn serve(
             .clone()
             .run(registry, connect_timeout, stopped.clone()),
     );
+    tasks.spawn(applications::watch(
+        agent.clone(),
+        config.clone(),
+        stopped.clone(),
+    ));
     let face = Face {
         config,
         agent,

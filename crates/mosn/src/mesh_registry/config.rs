@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use api::envoy::config::bootstrap::v3::Bootstrap;
@@ -10,6 +11,7 @@ use api::google::protobuf::value::Kind;
 use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
 use base::FieldError;
 
+use super::application::{Application, compile_applications};
 use crate::config::socket_addr;
 
 /// Name of the bootstrap extension.
@@ -39,6 +41,10 @@ pub struct Config {
     pub lease_ttl: Duration,
     /// Where the application listens, by protocol.
     pub application_endpoints: BTreeMap<String, String>,
+    /// Applications that register nowhere by themselves.
+    pub applications: Vec<Application>,
+    /// A file with more of them.
+    pub applications_file: Option<PathBuf>,
     /// Labels of the workload: metadata of everything that it publishes, for subsets to select.
     pub labels: BTreeMap<String, String>,
 }
@@ -106,6 +112,8 @@ impl Config {
             }
             application_endpoints.insert(protocol.to_ascii_lowercase(), endpoint.clone());
         }
+        let applications = compile_applications(&message.applications, &ingress_ports)?;
+        let file = &message.applications_file;
         Ok(Config {
             address,
             cluster_name: message.cluster_name.clone(),
@@ -124,6 +132,8 @@ impl Config {
                 (LEASE_TTL_MIN, Duration::from_secs(3600)),
             )?,
             application_endpoints,
+            applications,
+            applications_file: (!file.is_empty()).then(|| PathBuf::from(file)),
             labels: BTreeMap::new(),
         })
     }
@@ -146,7 +156,7 @@ fn labels(bootstrap: &Bootstrap) -> BTreeMap<String, String> {
     labels.fields.iter().filter_map(text).collect()
 }
 
-fn duration(
+pub(super) fn duration(
     field: &str,
     message: Option<&api::google::protobuf::Duration>,
     default: Duration,

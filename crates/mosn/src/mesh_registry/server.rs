@@ -232,16 +232,22 @@ impl Face {
                 known.join(", ")
             ));
         };
-        let mut instance_id = format!("{}:{port}~{}", self.config.instance_address, id.version);
-        if !id.group.is_empty() {
-            instance_id.push('~');
-            instance_id.push_str(&id.group);
-        }
+        let instance_id = instance_id(&self.config.instance_address, *port, &id.version, &id.group);
         Ok(Located {
             port: *port,
             id: instance_id,
         })
     }
+}
+
+/// Of one service, what makes an instance of this sidecar another than the next.
+pub(super) fn instance_id(address: &str, port: u16, version: &str, group: &str) -> String {
+    let mut id = format!("{address}:{port}~{version}");
+    if !group.is_empty() {
+        id.push('~');
+        id.push_str(group);
+    }
+    id
 }
 
 /// Serves until `stop` becomes true.

@@ -1,0 +1,233 @@
+//! Registers the applications that register nowhere by themselves while they live, and withdraws them when they do not.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use api::mesh::registry::v1::{Instance, InstanceRef};
+use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::agent::Agent;
+use super::application::{Application, Service, compile_applications};
+use super::config::Config;
+use super::server::instance_id;
+use super::{probe, stopped};
+
+/// Between two looks at the file.
+const FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// A larger file is refused.
+const FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Looks after all applications until `stop` becomes true.
+pub(super) async fn watch(agent: Arc<Agent>, config: Config, mut stop: watch::Receiver<bool>) {
+    let config = Arc::new(config);
+    let mut tasks = JoinSet::new();
+    for application in config.applications.iter().cloned() {
+        let (agent, config) = (agent.clone(), config.clone());
+        tasks.spawn(async move { Keeper::new(agent, config, application).run().await });
+    }
+    if let Some(file) = config.applications_file.clone() {
+        let (agent, config) = (agent.clone(), config.clone());
+        tasks.spawn(async move { follow(&agent, &config, &file).await });
+    }
+    // What is registered then is taken out by the agent.
+    stopped(&mut stop).await;
+}
+
+/// Runs the applications of a file, and others when it changes.
+async fn follow(agent: &Arc<Agent>, config: &Arc<Config>, file: &Path) {
+    let mut seen: Option<(SystemTime, u64)> = None;
+    let mut running: Vec<(Application, watch::Sender<bool>)> = Vec::new();
+    let mut tasks = JoinSet::new();
+    let mut interval = tokio::time::interval(FILE_INTERVAL);
+    let mut failure = String::new();
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            Some(_) = tasks.join_next() => continue,
+        }
+        let stamp = tokio::fs::metadata(file)
+            .await
+            .and_then(|metadata| Ok((metadata.modified()?, metadata.len())));
+        if stamp.as_ref().ok() == seen.as_ref() && seen.is_some() {
+            continue;
+        }
+        let read = match stamp {
+            Err(error) => Err(error.to_string()),
+            Ok(stamp) => {
+                seen = Some(stamp);
+                read(file, config).await
+            }
+        };
+        let applications = match read {
+            Ok(applications) => applications,
+            Err(why) => {
+                if why != failure {
+                    tracing::error!(file = %file.display(), "{why}; what it said before stays");
+                    failure = why;
+                }
+                continue;
+            }
+        };
+        failure.clear();
+        running.retain(|(application, stop)| {
+            let stays = applications.contains(application);
+            if !stays {
+                // Its task may have ended already.
+                let _ = stop.send(true);
+            }
+            stays
+        });
+        for application in applications {
+            if running.iter().any(|(known, _)| *known == application) {
+                continue;
+            }
+            let (stop, mut ended) = watch::channel(false);
+            let mut keeper = Keeper::new(agent.clone(), config.clone(), application.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = keeper.run() => {}
+                    () = stopped(&mut ended) => {}
+                }
+                keeper.withdraw().await;
+            });
+            running.push((application, stop));
+        }
+    }
+}
+
+async fn read(file: &Path, config: &Config) -> Result<Vec<Application>, String> {
+    let metadata = tokio::fs::metadata(file).await.map_err(|e| e.to_string())?;
+    if metadata.len() > FILE_BYTES {
+        return Err(format!("is larger than {FILE_BYTES} bytes"));
+    }
+    let text = tokio::fs::read_to_string(file)
+        .await
+        .map_err(|e| e.to_string())?;
+    let document = api::yaml::to_value(&text).map_err(|e| e.to_string())?;
+    let keys = document.as_object().map(|object| {
+        let mut keys = object.keys().map(String::as_str);
+        keys.all(|key| key == "applications")
+    });
+    if keys != Some(true) {
+        return Err("must be an object with the field applications and no other".to_owned());
+    }
+    let message: MeshRegistry = api::json::from_value(&document).map_err(|e| e.to_string())?;
+    compile_applications(&message.applications, &config.ingress_ports).map_err(|e| e.to_string())
+}
+
+/// One application and what of it is registered.
+struct Keeper {
+    agent: Arc<Agent>,
+    config: Arc<Config>,
+    application: Application,
+    registered: BTreeMap<String, Instance>,
+    failures: u32,
+}
+
+impl Keeper {
+    fn new(agent: Arc<Agent>, config: Arc<Config>, application: Application) -> Keeper {
+        Keeper {
+            agent,
+            config,
+            application,
+            registered: BTreeMap::new(),
+            failures: 0,
+        }
+    }
+
+    async fn run(&mut self) {
+        loop {
+            match probe::ask(&self.application).await {
+                Ok(services) => {
+                    self.failures = 0;
+                    let wanted: BTreeMap<String, Instance> = services
+                        .iter()
+                        .map(|service| self.instance(service))
+                        .map(|instance| (format!("{}/{}", instance.service, instance.id), instance))
+                        .collect();
+                    self.register(wanted).await;
+                }
+                Err(why) => {
+                    self.failures = self.failures.saturating_add(1);
+                    if self.failures == self.application.unhealthy_threshold
+                        && !self.registered.is_empty()
+                    {
+                        let endpoint = &self.application.endpoint;
+                        tracing::warn!(endpoint, "the application is withdrawn: {why}");
+                        self.withdraw().await;
+                    }
+                }
+            }
+            tokio::time::sleep(self.application.interval).await;
+        }
+    }
+
+    fn instance(&self, service: &Service) -> Instance {
+        let protocol = &self.application.protocol;
+        let port = self.config.ingress_ports.get(protocol).copied();
+        let port = port.unwrap_or_default();
+        let address = &self.config.instance_address;
+        let mut metadata = service.metadata.clone();
+        metadata.extend(self.config.labels.clone());
+        Instance {
+            protocol: protocol.clone(),
+            service: service.name.clone(),
+            id: instance_id(address, port, &service.version, &service.group),
+            version: service.version.clone(),
+            group: service.group.clone(),
+            address: address.clone(),
+            port: u32::from(port),
+            weight: service.weight,
+            metadata: metadata.into_iter().collect(),
+            origin: "mesh".to_owned(),
+            ..Instance::default()
+        }
+    }
+
+    async fn register(&mut self, wanted: BTreeMap<String, Instance>) {
+        let gone: Vec<String> = self
+            .registered
+            .keys()
+            .filter(|id| !wanted.contains_key(*id))
+            .cloned()
+            .collect();
+        for id in gone {
+            if let Some(instance) = self.registered.remove(&id) {
+                self.take_out(&instance).await;
+            }
+        }
+        for (id, instance) in wanted {
+            if self.registered.get(&id) == Some(&instance) {
+                continue;
+            }
+            let limit = self.config.publish_timeout;
+            if let Err(why) = self.agent.publish(instance.clone(), limit).await {
+                tracing::warn!(service = instance.service, "{why}");
+            }
+            // The agent keeps on trying: to have asked is enough.
+            self.registered.insert(id, instance);
+        }
+    }
+
+    async fn withdraw(&mut self) {
+        for instance in std::mem::take(&mut self.registered).into_values() {
+            self.take_out(&instance).await;
+        }
+    }
+
+    async fn take_out(&self, instance: &Instance) {
+        let reference = InstanceRef {
+            protocol: instance.protocol.clone(),
+            service: instance.service.clone(),
+            id: instance.id.clone(),
+        };
+        let limit = self.config.publish_timeout;
+        if let Err(why) = self.agent.unpublish(&reference, limit).await {
+            tracing::warn!(service = instance.service, "{why}");
+        }
+    }
+}
