@@ -1,28 +1,46 @@
 //! The registries that the hub can read and write, one module each.
 
+pub mod files;
+pub mod zookeeper;
+
 use base::FieldError;
-use serde::Deserialize;
 
 use crate::source::Link;
 
-/// Which registry a source is, and how it is reached: exactly one of these in a `RegistrySource`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Config {}
+/// The words of a `RegistrySource` for the kinds of registries.
+pub(crate) const KINDS: [&str; 2] = ["files", "zookeeper"];
+
+/// Which registry a source is, and how it is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Config {
+    /// A folder of YAML files.
+    Files(files::Config),
+    /// ZooKeeper.
+    ZooKeeper(zookeeper::Config),
+}
 
 impl Config {
     /// The word of the configuration for this kind of registry.
     pub fn kind(&self) -> &'static str {
-        match *self {}
+        match self {
+            Config::Files(_) => "files",
+            Config::ZooKeeper(_) => "zookeeper",
+        }
     }
 
     /// Checks what deserialisation cannot.
     pub fn validate(&self) -> Result<(), FieldError> {
-        match *self {}
+        match self {
+            Config::Files(config) => config.validate(),
+            Config::ZooKeeper(config) => config.validate(),
+        }
     }
 }
 
 /// Reads and writes the registry until it is dropped.
-pub(crate) async fn run(config: Config, _link: Link) {
-    match config {}
+pub(crate) async fn run(config: Config, link: Link) {
+    match config {
+        Config::Files(config) => files::run(config, link).await,
+        Config::ZooKeeper(config) => zookeeper::run(config, link).await,
+    }
 }

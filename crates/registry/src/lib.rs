@@ -27,8 +27,11 @@ mod hub;
 mod limits;
 mod metadata;
 mod model;
+pub mod naming;
 mod osr;
 mod parts;
+mod registry_source;
+mod secret;
 mod services;
 mod source;
 mod state;
@@ -49,6 +52,8 @@ pub use model::{
     ServiceKey,
 };
 pub use osr::{Done, Registry, Stats};
+pub use registry_source::{ConfigDuration, ProtectionSpec, RegistrySource};
+pub use secret::{Credentials, Secret};
 pub use services::{Service, Services};
 pub use source::{Link, LinkEnd, List, ORIGIN_MARK, Report, Skipped, Trouble, Wanted};
 pub use state::{Registered, Renewed};

@@ -10,3 +10,4 @@ pub mod dubbo;
 pub mod frame;
 pub mod hessian2;
 pub mod http1;
+pub mod jute;

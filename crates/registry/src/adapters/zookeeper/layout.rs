@@ -1,0 +1,167 @@
+//! Where frameworks put their providers, and what a node is in the model.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Config;
+use crate::model::Instance;
+use crate::naming::dubbo::{self, Url};
+use crate::naming::{Malformed, sofarpc, spring};
+
+/// Folders of `/dubbo` that are no interfaces.
+const NO_INTERFACES: [&str; 3] = ["config", "mapping", "metadata"];
+/// Metadata key of a Spring instance's id in ZooKeeper.
+const SPRING_CLASS: &str = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance";
+
+/// Whose layout a root has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Layout {
+    /// `ROOT/INTERFACE/providers/URL`, every URL on its own.
+    Dubbo,
+    /// The same with SOFARPC's URLs.
+    SofaRpc,
+    /// `ROOT/APPLICATION/ID` with JSON in the nodes.
+    Spring,
+}
+
+impl Layout {
+    /// The folder of a service's providers.
+    pub(super) fn folder(self, root: &str, service: &str) -> String {
+        match self {
+            Layout::Dubbo | Layout::SofaRpc => format!("{root}/{service}/providers"),
+            Layout::Spring => format!("{root}/{service}"),
+        }
+    }
+
+    /// Whether a child of the root is a service.
+    pub(super) fn is_service(self, name: &str) -> bool {
+        self != Layout::Dubbo || !NO_INTERFACES.contains(&name)
+    }
+
+    /// The instance that a node's name says; of Spring's layout its data does.
+    pub(super) fn instance(self, service: &str, node: &str) -> Result<Instance, Malformed> {
+        let url = Url::decode(node)?;
+        match self {
+            Layout::SofaRpc => sofarpc::instance_of_url(service, &url),
+            Layout::Dubbo | Layout::Spring => dubbo::instance(&url),
+        }
+    }
+}
+
+/// The roots to read, below the chroot.
+pub(super) fn roots(config: &Config) -> Vec<(Layout, String)> {
+    let dubbo = config.dubbo_roots.iter().map(|root| (Layout::Dubbo, root));
+    let others = [
+        (Layout::SofaRpc, &config.sofarpc_root),
+        (Layout::Spring, &config.spring_root),
+    ];
+    dubbo
+        .chain(others)
+        .filter(|(_, root)| !root.is_empty())
+        .map(|(layout, root)| (layout, format!("{}{root}", config.chroot)))
+        .collect()
+}
+
+/// Curator's `ServiceInstance`.
+#[derive(Deserialize)]
+struct ServiceInstance {
+    address: String,
+    port: Option<u16>,
+    #[serde(default)]
+    payload: Value,
+}
+
+/// The instance that a node of Spring's layout says. `None`: it is one of Dubbo's application level, which the interface
+/// level says too.
+pub(super) fn spring_instance(
+    application: &str,
+    data: &[u8],
+) -> Result<Option<Instance>, Malformed> {
+    let read: ServiceInstance =
+        serde_json::from_slice(data).map_err(|error| Malformed::new(error.to_string()))?;
+    let class = read.payload.get("@class").and_then(Value::as_str);
+    if class.is_some_and(|class| class.starts_with("org.apache.dubbo.")) {
+        return Ok(None);
+    }
+    let port = read.port.filter(|port| *port > 0);
+    let port = port.ok_or_else(|| Malformed::new("it has no port"))?;
+    let metadata: BTreeMap<&str, &str> = read
+        .payload
+        .get("metadata")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+        .collect();
+    let status = metadata.get("instance_status").copied().unwrap_or("UP");
+    let mut instance = spring::instance(application, &read.address, port, metadata);
+    instance.healthy = status == "UP";
+    Ok(Some(instance))
+}
+
+/// Path and data of the node that says an instance to its framework; an error says why there is none.
+pub(super) fn node(
+    config: &Config,
+    id: &str,
+    instance: &Instance,
+) -> Result<(String, Vec<u8>), String> {
+    let service = &instance.service;
+    let below = |root: &str| format!("{}{root}", config.chroot);
+    match &*service.protocol {
+        "dubbo" | "tri" | "rest" => {
+            let root = config.dubbo_roots.first();
+            let root = root.ok_or("dubboRoots is empty: there is no place for Dubbo's services")?;
+            let folder = Layout::Dubbo.folder(&below(root), &service.name);
+            let name = dubbo::url(instance).encode();
+            Ok((
+                format!("{folder}/{name}"),
+                instance.address.as_bytes().to_vec(),
+            ))
+        }
+        "bolt" if !config.sofarpc_root.is_empty() => {
+            let folder = Layout::SofaRpc.folder(&below(&config.sofarpc_root), &service.name);
+            Ok((
+                format!("{folder}/{}", sofarpc::url(instance).encode()),
+                Vec::new(),
+            ))
+        }
+        "springcloud" | "http" if !config.spring_root.is_empty() => {
+            let folder = Layout::Spring.folder(&below(&config.spring_root), &service.name);
+            let name = dubbo::encode(id);
+            let metadata: BTreeMap<&str, &str> = instance
+                .metadata
+                .iter()
+                .chain([(
+                    "instance_status",
+                    if instance.healthy { "UP" } else { "DOWN" },
+                )])
+                .collect();
+            let data = json!({
+                "name": spring::application(instance),
+                "id": name,
+                "address": &*instance.address,
+                "port": instance.port,
+                "sslPort": null,
+                "payload": {
+                    "@class": SPRING_CLASS,
+                    "id": name,
+                    "name": spring::application(instance),
+                    "metadata": metadata,
+                },
+                "registrationTimeUTC": 0,
+                "serviceType": "DYNAMIC",
+                "uriSpec": {"parts": [
+                    {"value": "scheme", "variable": true},
+                    {"value": "://", "variable": false},
+                    {"value": "address", "variable": true},
+                    {"value": ":", "variable": false},
+                    {"value": "port", "variable": true},
+                ]},
+            });
+            Ok((format!("{folder}/{name}"), data.to_string().into_bytes()))
+        }
+        other => Err(format!("ZooKeeper has no layout here for protocol {other}")),
+    }
+}

@@ -1,0 +1,297 @@
+//! One connection to a ZooKeeper server: numbered requests and their replies, events of watches, pings.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use wire::jute::{
+    ConnectResponse, EventType, Reader, ReplyHeader, Writer, code, op, watcher_event, xid,
+};
+
+use crate::source::Trouble;
+
+/// Bytes of a frame: a list of 100,000 providers has 40 MB.
+const FRAME_BYTES: usize = 256 * 1024 * 1024;
+/// For a connection and the first words on it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no session (any longer).
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) trouble: Trouble,
+    pub(super) reason: String,
+}
+
+impl Failure {
+    pub(super) fn unreachable(reason: impl ToString) -> Failure {
+        Failure {
+            trouble: Trouble::Unreachable,
+            reason: reason.to_string(),
+        }
+    }
+
+    fn protocol(reason: impl ToString) -> Failure {
+        Failure {
+            trouble: Trouble::Protocol,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// What a request came to: the body of the reply, or the server's code.
+pub(super) type Reply = Result<Vec<u8>, i32>;
+
+struct Call {
+    op: i32,
+    body: Vec<u8>,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// A session that can be gone on with on another connection.
+#[derive(Clone, Debug)]
+pub(super) struct Resume {
+    id: i64,
+    password: Vec<u8>,
+}
+
+/// The requesting end of a connection.
+#[derive(Clone)]
+pub(super) struct Client {
+    calls: mpsc::UnboundedSender<Call>,
+    resume: Resume,
+}
+
+/// The telling end: events, and at last why it ended.
+pub(super) struct Events {
+    pub(super) events: mpsc::UnboundedReceiver<(EventType, String)>,
+    pub(super) ended: oneshot::Receiver<Failure>,
+}
+
+impl Client {
+    /// The session's number.
+    pub(super) fn session(&self) -> i64 {
+        self.resume.id
+    }
+
+    pub(super) fn resume(&self) -> Resume {
+        self.resume.clone()
+    }
+
+    /// Sends a request; `None` when the connection has ended. `fill` writes the body.
+    pub(super) async fn call(&self, op: i32, fill: impl FnOnce(&mut Writer)) -> Option<Reply> {
+        let mut writer = Writer::default();
+        fill(&mut writer);
+        let (reply, answered) = oneshot::channel();
+        let body = writer.take();
+        self.calls.send(Call { op, body, reply }).ok()?;
+        answered.await.ok()
+    }
+}
+
+/// Opens a connection; with `resume` in that session if it still is.
+pub(super) async fn connect(
+    server: &str,
+    session_timeout: Duration,
+    resume: Option<Resume>,
+    auth: Option<String>,
+) -> Result<(Client, Events), Failure> {
+    let opened = timeout(CONNECT_TIMEOUT, open(server, session_timeout, resume, auth)).await;
+    let (stream, response) = opened.map_err(|_| {
+        Failure::unreachable(format!("{server}: no answer in {CONNECT_TIMEOUT:?}"))
+    })??;
+    let timeout_ms = u64::try_from(response.timeout_ms).unwrap_or_default();
+    let resume = Resume {
+        id: response.session,
+        password: response.password,
+    };
+    let (calls, received) = mpsc::unbounded_channel();
+    let (events, told) = mpsc::unbounded_channel();
+    let (end, ended) = oneshot::channel();
+    let server = server.to_owned();
+    tokio::spawn(async move {
+        let session_timeout = Duration::from_millis(timeout_ms);
+        let failure = serve(stream, received, &events, session_timeout).await;
+        // Without a reader of it nobody needs the reason.
+        let _ = end.send(Failure {
+            reason: format!("{server}: {}", failure.reason),
+            ..failure
+        });
+    });
+    let events = Events {
+        events: told,
+        ended,
+    };
+    Ok((Client { calls, resume }, events))
+}
+
+async fn open(
+    server: &str,
+    session_timeout: Duration,
+    resume: Option<Resume>,
+    auth: Option<String>,
+) -> Result<(TcpStream, ConnectResponse), Failure> {
+    let failed = |error: std::io::Error| Failure::unreachable(format!("{server}: {error}"));
+    let mut stream = TcpStream::connect(server).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let resume = resume.unwrap_or(Resume {
+        id: 0,
+        password: vec![0; 16],
+    });
+    let request = Writer::frame()
+        .int(0)
+        .long(0)
+        .int(i32::try_from(session_timeout.as_millis()).unwrap_or(i32::MAX))
+        .long(resume.id)
+        .buffer(&resume.password)
+        .bool(false)
+        .finish();
+    stream.write_all(&request).await.map_err(failed)?;
+    let frame = read_frame(&mut stream).await.map_err(failed)?;
+    let response = ConnectResponse::read(&mut Reader::new(&frame)).map_err(Failure::protocol)?;
+    if response.timeout_ms <= 0 {
+        return Err(Failure::unreachable(format!(
+            "{server}: the session has expired"
+        )));
+    }
+    if let Some(auth) = auth {
+        let packet = Writer::request(xid::AUTH, op::AUTH)
+            .int(0)
+            .buffer(b"digest")
+            .buffer(auth.as_bytes())
+            .finish();
+        stream.write_all(&packet).await.map_err(failed)?;
+        let frame = read_frame(&mut stream).await.map_err(failed)?;
+        let header = ReplyHeader::read(&mut Reader::new(&frame)).map_err(Failure::protocol)?;
+        if header.err != code::OK {
+            return Err(Failure {
+                trouble: Trouble::Refused,
+                reason: format!("{server}: the credentials are not accepted"),
+            });
+        }
+    }
+    Ok((stream, response))
+}
+
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+    if length > FRAME_BYTES {
+        return Err(std::io::Error::other(format!(
+            "a frame of {length} bytes is too long"
+        )));
+    }
+    let mut frame = Vec::new();
+    // The frame grows as its bytes come: a length alone takes no memory.
+    let limit = u64::try_from(length).unwrap_or(u64::MAX);
+    let read = stream.take(limit).read_to_end(&mut frame).await?;
+    if read < length {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(frame)
+}
+
+/// Until the connection breaks, or nobody has requests any more: then the session is closed.
+async fn serve(
+    stream: TcpStream,
+    mut calls: mpsc::UnboundedReceiver<Call>,
+    events: &mpsc::UnboundedSender<(EventType, String)>,
+    session_timeout: Duration,
+) -> Failure {
+    let (mut read, mut write) = stream.into_split();
+    // Reading a frame cannot be given up half-way: it has a task of its own.
+    let (frames, mut received) = mpsc::channel(64);
+    let reader = tokio::spawn(async move {
+        loop {
+            let frame = read_frame(&mut read).await;
+            let ended = frame.is_err();
+            if frames.send(frame).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    let mut pending: VecDeque<(i32, oneshot::Sender<Reply>)> = VecDeque::new();
+    let mut next = 1;
+    let mut heard = Instant::now();
+    let mut ping = tokio::time::interval(session_timeout / 3);
+    let failure = loop {
+        tokio::select! {
+            call = calls.recv() => {
+                let Some(first) = call else {
+                    let close = Writer::request(next, op::CLOSE_SESSION).finish();
+                    // A server that does not hear it ends the session after its timeout.
+                    let _ = write.write_all(&close).await;
+                    let _ = timeout(Duration::from_millis(200), received.recv()).await;
+                    break Failure::unreachable("closed");
+                };
+                let mut bytes = Vec::new();
+                let mut call = Some(first);
+                while let Some(Call { op, body, reply }) = call {
+                    bytes.extend(Writer::request(next, op).raw(&body).finish());
+                    pending.push_back((next, reply));
+                    next = if next == i32::MAX { 1 } else { next + 1 };
+                    call = if bytes.len() < 64 * 1024 { calls.try_recv().ok() } else { None };
+                }
+                if let Err(error) = write.write_all(&bytes).await {
+                    break Failure::unreachable(error);
+                }
+            }
+            frame = received.recv() => {
+                let frame = match frame {
+                    Some(Ok(frame)) => frame,
+                    Some(Err(error)) => break Failure::unreachable(error),
+                    None => break Failure::unreachable("the connection has ended"),
+                };
+                heard = Instant::now();
+                if let Err(failure) = take(&frame, &mut pending, events) {
+                    break failure;
+                }
+            }
+            _ = ping.tick() => {
+                if heard.elapsed() > session_timeout * 2 / 3 {
+                    break Failure::unreachable("the server does not answer");
+                }
+                let ping = Writer::request(xid::PING, op::PING).finish();
+                if let Err(error) = write.write_all(&ping).await {
+                    break Failure::unreachable(error);
+                }
+            }
+        }
+    };
+    reader.abort();
+    failure
+}
+
+fn take(
+    frame: &[u8],
+    pending: &mut VecDeque<(i32, oneshot::Sender<Reply>)>,
+    events: &mpsc::UnboundedSender<(EventType, String)>,
+) -> Result<(), Failure> {
+    let mut reader = Reader::new(frame);
+    let header = ReplyHeader::read(&mut reader).map_err(Failure::protocol)?;
+    match header.xid {
+        xid::PING | xid::AUTH => Ok(()),
+        xid::EVENT => {
+            let event = watcher_event(&mut reader).map_err(Failure::protocol)?;
+            // Without a reader of events the connection is about to be dropped.
+            let _ = events.send(event);
+            Ok(())
+        }
+        number => {
+            let Some((expected, reply)) = pending.pop_front() else {
+                return Err(Failure::protocol("a reply to no request"));
+            };
+            if number != expected {
+                return Err(Failure::protocol("replies are out of order"));
+            }
+            let result = match header.err {
+                code::OK => Ok(reader.rest().to_vec()),
+                code => Err(code),
+            };
+            // One who does not wait any more does not need it.
+            let _ = reply.send(result);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! How frameworks write their services into registries, and what that is in the model: one reading for all registries.
+
+pub mod dubbo;
+pub mod sofarpc;
+pub mod spring;
+
+/// Why an entry cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub(crate) String);
+
+impl Malformed {
+    /// Says what is wrong.
+    pub fn new(what: impl Into<String>) -> Malformed {
+        Malformed(what.into())
+    }
+}
+
+/// `host:port`; an IPv6 address stands in brackets.
+pub(crate) fn host_port(text: &str) -> Result<(String, u16), Malformed> {
+    let wrong = || Malformed::new(format!("`{}` is not host:port", shorten(text)));
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port))
+}
+
+/// The opposite of `host_port`.
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
+}

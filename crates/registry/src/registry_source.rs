@@ -1,0 +1,128 @@
+//! `RegistrySource`: a registry that the hub reads and writes, as people configure it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::FieldError;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::adapters::{self, Config, files, zookeeper};
+use crate::hub::{Protection, Settings, SourceSpec};
+
+/// The `spec` of a `RegistrySource`: exactly one registry, and how the hub treats it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RegistrySource {
+    /// Of two sources with the same endpoint the one with the higher precedence describes it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub precedence: i32,
+    /// When instances may go.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protection: ProtectionSpec,
+    /// After how long without a connection its instances go; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_timeout: Option<ConfigDuration>,
+    /// A folder of YAML files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<files::Config>,
+    /// ZooKeeper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zookeeper: Option<zookeeper::Config>,
+}
+
+/// `protection`: a list with less than this share of its former instances is suspicious.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProtectionSpec {
+    /// Per cent; 50 when absent, 0 trusts every list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold_percent: Option<u32>,
+    /// How long what is missing stays; 120 s when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<ConfigDuration>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl RegistrySource {
+    /// The source under its name.
+    pub fn compile(&self, name: &str) -> Result<SourceSpec, FieldError> {
+        let adapters = [
+            self.files.clone().map(Config::Files),
+            self.zookeeper.clone().map(Config::ZooKeeper),
+        ];
+        let mut given = adapters.into_iter().flatten();
+        let adapter = given.next().ok_or_else(|| {
+            let known = adapters::KINDS.join(", ");
+            FieldError::new(format!("must name one registry: {known}"))
+        })?;
+        if let Some(second) = given.next() {
+            let message = format!(
+                "must name one registry, names {} and {}",
+                adapter.kind(),
+                second.kind()
+            );
+            return Err(FieldError::new(message));
+        }
+        adapter.validate().map_err(|e| e.in_field(adapter.kind()))?;
+        let defaults = Protection::default();
+        let threshold_percent = self.protection.threshold_percent;
+        if let Some(percent) = threshold_percent
+            && percent > 100
+        {
+            let message = format!("must be 0 to 100, is {percent}");
+            return Err(FieldError::at("thresholdPercent", message).in_field("protection"));
+        }
+        let protection = Protection {
+            threshold_percent: threshold_percent.unwrap_or(defaults.threshold_percent),
+            hold: self.protection.hold.map_or(defaults.hold, |hold| hold.0),
+        };
+        Ok(SourceSpec {
+            name: Arc::from(name),
+            settings: Settings {
+                precedence: self.precedence,
+                protection,
+                stale_timeout: self.stale_timeout.map(|timeout| timeout.0),
+            },
+            adapter,
+        })
+    }
+}
+
+/// A duration as Kubernetes writes it: a number with `ms`, `s`, `m` or `h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigDuration(pub Duration);
+
+impl<'de> Deserialize<'de> for ConfigDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text).map(ConfigDuration).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "must be a number with ms, s, m or h, as 30s, is {text:?}"
+            ))
+        })
+    }
+}
+
+impl Serialize for ConfigDuration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}ms", self.0.as_millis()))
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(at);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let ms = number.parse::<u64>().ok()?.checked_mul(unit_ms)?;
+    // Longer ones would overflow the clock.
+    (ms <= 365 * 24 * 3_600_000).then(|| Duration::from_millis(ms))
+}
