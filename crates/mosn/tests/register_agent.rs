@@ -23,7 +23,7 @@ async fn registry() -> (Registry, SocketAddr) {
     (registry, address)
 }
 
-fn compile(edit: Value) -> Result<Config, String> {
+fn compile(edit: &Value) -> Result<Config, String> {
     let mut config = json!({
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
         "cluster_name": "registry",
@@ -36,7 +36,7 @@ fn compile(edit: Value) -> Result<Config, String> {
 }
 
 async fn sidecar(registry: SocketAddr, edit: Value) -> Handle {
-    let config = compile(edit).expect("a configuration");
+    let config = compile(&edit).expect("a configuration");
     serve(config, vec![registry.to_string()], Duration::from_secs(1))
         .await
         .expect("a server")
@@ -193,7 +193,7 @@ fn names_the_field_that_is_wrong() {
         ),
     ];
     for (application, expected) in cases {
-        let error = compile(json!({"applications": [application]})).expect_err("an error");
+        let error = compile(&json!({"applications": [application]})).expect_err("an error");
         let expected = format!("applications[0].{expected}");
         assert!(error.starts_with(&expected), "{error}");
     }

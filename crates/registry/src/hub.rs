@@ -7,7 +7,6 @@ mod state;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -402,11 +401,9 @@ async fn supervise(config: adapters::Config, link: Link) {
     }
 }
 
-fn until(deadline: Option<Instant>) -> impl Future<Output = ()> {
-    async move {
-        if let Some(deadline) = deadline {
-            tokio::time::sleep_until(deadline.into()).await;
-        }
+async fn until(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline.into()).await;
     }
 }
 

@@ -86,7 +86,7 @@ impl Skipped {
     const SHOWN: usize = 160;
 
     /// Names an entry, shortened, and what is wrong with it.
-    pub fn new(entry: &str, reason: impl ToString) -> Skipped {
+    pub fn new(entry: &str, reason: &(impl ToString + ?Sized)) -> Skipped {
         let mut end = entry.len().min(Skipped::SHOWN);
         while !entry.is_char_boundary(end) {
             end -= 1;

@@ -183,7 +183,7 @@ fn parse(text: &str) -> Result<(Vec<Instance>, Vec<Skipped>), String> {
         let service: Service = match serde_path_to_error::deserialize(value) {
             Ok(service) => service,
             Err(error) => {
-                skipped.push(Skipped::new(&shown, error));
+                skipped.push(Skipped::new(&shown, &error));
                 continue;
             }
         };
@@ -192,7 +192,7 @@ fn parse(text: &str) -> Result<(Vec<Instance>, Vec<Skipped>), String> {
             let shown = format!("{key} {value}");
             match serde_path_to_error::deserialize::<_, Entry>(value) {
                 Ok(entry) => instances.push(instance(&key, &service, entry)),
-                Err(error) => skipped.push(Skipped::new(&shown, error)),
+                Err(error) => skipped.push(Skipped::new(&shown, &error)),
             }
         }
     }

@@ -137,7 +137,9 @@ async fn connect(
     let auth = match &config.digest {
         None => None,
         Some(digest) => {
-            let password = digest.password().map_err(Failure::unreachable)?;
+            let password = digest
+                .password()
+                .map_err(|error| Failure::unreachable(&error))?;
             Some(format!("{}:{}", digest.username, password.reveal()))
         }
     };

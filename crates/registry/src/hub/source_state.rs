@@ -11,7 +11,7 @@ use crate::services::{Service, Services};
 use crate::source::{List, ORIGIN_MARK, Skipped, Trouble, Wanted};
 
 /// How the hub treats a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Of two sources with the same endpoint the one with the higher precedence describes it.
     pub precedence: i32,
@@ -19,16 +19,6 @@ pub struct Settings {
     pub protection: Protection,
     /// After how long without a connection its instances go; `None`: never.
     pub stale_timeout: Option<Duration>,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            precedence: 0,
-            protection: Protection::default(),
-            stale_timeout: None,
-        }
-    }
 }
 
 /// A list that suddenly is nearly empty is a suspicion, not news: what is missing stays for a while, unless the
@@ -269,7 +259,7 @@ impl SourceState {
             if let Err(error) = limits.check(&instance) {
                 skipped.push(Skipped::new(
                     &format!("{} {}", instance.service, instance.id),
-                    error,
+                    &error,
                 ));
                 continue;
             }

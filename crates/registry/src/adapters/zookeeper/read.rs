@@ -266,7 +266,7 @@ impl State<'_> {
         for (name, said) in nodes {
             match said {
                 Some(Ok(instance)) => instances.push(instance.clone()),
-                Some(Err(reason)) => skipped.push(Skipped::new(name, reason)),
+                Some(Err(reason)) => skipped.push(Skipped::new(name, &reason)),
                 None => {}
             }
         }
@@ -297,7 +297,7 @@ fn providers(layout: Layout, path: String, service: &str, children: &[String]) -
     for node in children {
         match layout.instance(service, node) {
             Ok(instance) => instances.push(instance),
-            Err(error) => skipped.push(Skipped::new(node, error)),
+            Err(error) => skipped.push(Skipped::new(node, &error)),
         }
     }
     List {

@@ -26,14 +26,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn unreachable(reason: impl ToString) -> Failure {
+    pub(super) fn unreachable(reason: &(impl ToString + ?Sized)) -> Failure {
         Failure {
             trouble: Trouble::Unreachable,
             reason: reason.to_string(),
         }
     }
 
-    fn protocol(reason: impl ToString) -> Failure {
+    fn protocol(reason: &(impl ToString + ?Sized)) -> Failure {
         Failure {
             trouble: Trouble::Protocol,
             reason: reason.to_string(),
@@ -100,7 +100,7 @@ pub(super) async fn connect(
 ) -> Result<(Client, Events), Failure> {
     let opened = timeout(CONNECT_TIMEOUT, open(server, session_timeout, resume, auth)).await;
     let (stream, response) = opened.map_err(|_| {
-        Failure::unreachable(format!("{server}: no answer in {CONNECT_TIMEOUT:?}"))
+        Failure::unreachable(&format!("{server}: no answer in {CONNECT_TIMEOUT:?}"))
     })??;
     let timeout_ms = u64::try_from(response.timeout_ms).unwrap_or_default();
     let resume = Resume {
@@ -133,7 +133,7 @@ async fn open(
     resume: Option<Resume>,
     auth: Option<String>,
 ) -> Result<(TcpStream, ConnectResponse), Failure> {
-    let failed = |error: std::io::Error| Failure::unreachable(format!("{server}: {error}"));
+    let failed = |error: std::io::Error| Failure::unreachable(&format!("{server}: {error}"));
     let mut stream = TcpStream::connect(server).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     let resume = resume.unwrap_or(Resume {
@@ -150,9 +150,10 @@ async fn open(
         .finish();
     stream.write_all(&request).await.map_err(failed)?;
     let frame = read_frame(&mut stream).await.map_err(failed)?;
-    let response = ConnectResponse::read(&mut Reader::new(&frame)).map_err(Failure::protocol)?;
+    let response = ConnectResponse::read(&mut Reader::new(&frame))
+        .map_err(|error| Failure::protocol(&error))?;
     if response.timeout_ms <= 0 {
-        return Err(Failure::unreachable(format!(
+        return Err(Failure::unreachable(&format!(
             "{server}: the session has expired"
         )));
     }
@@ -164,7 +165,8 @@ async fn open(
             .finish();
         stream.write_all(&packet).await.map_err(failed)?;
         let frame = read_frame(&mut stream).await.map_err(failed)?;
-        let header = ReplyHeader::read(&mut Reader::new(&frame)).map_err(Failure::protocol)?;
+        let header = ReplyHeader::read(&mut Reader::new(&frame))
+            .map_err(|error| Failure::protocol(&error))?;
         if header.err != code::OK {
             return Err(Failure {
                 trouble: Trouble::Refused,
@@ -234,13 +236,13 @@ async fn serve(
                     call = if bytes.len() < 64 * 1024 { calls.try_recv().ok() } else { None };
                 }
                 if let Err(error) = write.write_all(&bytes).await {
-                    break Failure::unreachable(error);
+                    break Failure::unreachable(&error);
                 }
             }
             frame = received.recv() => {
                 let frame = match frame {
                     Some(Ok(frame)) => frame,
-                    Some(Err(error)) => break Failure::unreachable(error),
+                    Some(Err(error)) => break Failure::unreachable(&error),
                     None => break Failure::unreachable("the connection has ended"),
                 };
                 heard = Instant::now();
@@ -254,7 +256,7 @@ async fn serve(
                 }
                 let ping = Writer::request(xid::PING, op::PING).finish();
                 if let Err(error) = write.write_all(&ping).await {
-                    break Failure::unreachable(error);
+                    break Failure::unreachable(&error);
                 }
             }
         }
@@ -269,11 +271,11 @@ fn take(
     events: &mpsc::UnboundedSender<(EventType, String)>,
 ) -> Result<(), Failure> {
     let mut reader = Reader::new(frame);
-    let header = ReplyHeader::read(&mut reader).map_err(Failure::protocol)?;
+    let header = ReplyHeader::read(&mut reader).map_err(|error| Failure::protocol(&error))?;
     match header.xid {
         xid::PING | xid::AUTH => Ok(()),
         xid::EVENT => {
-            let event = watcher_event(&mut reader).map_err(Failure::protocol)?;
+            let event = watcher_event(&mut reader).map_err(|error| Failure::protocol(&error))?;
             // Without a reader of events the connection is about to be dropped.
             let _ = events.send(event);
             Ok(())
