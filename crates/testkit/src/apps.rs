@@ -83,8 +83,27 @@ fn build() -> Result<&'static Path> {
     }
 }
 
-fn java(framework: Framework, class: &str, arguments: &[String], folder: &Path) -> Result<Command> {
-    let module = build()?.join(framework.module());
+/// The folder of a module of `tests/apps`: `app.jar` and `lib/`.
+pub fn module(name: &str) -> Result<PathBuf> {
+    Ok(build()?.join(name))
+}
+
+/// Starts `class` of a module of `tests/apps` that is spoken to in lines, and waits for its `READY`.
+pub fn start_client(
+    module: &str,
+    class: &str,
+    name: &str,
+    arguments: &[String],
+    folder: &Path,
+) -> Result<Process> {
+    let mut command = java(module, class, arguments, folder)?;
+    let mut process = Process::converse(name, &mut command, folder)?;
+    wait_ready(&mut process)?;
+    Ok(process)
+}
+
+fn java(module: &str, class: &str, arguments: &[String], folder: &Path) -> Result<Command> {
+    let module = self::module(module)?;
     let mut command = Command::new("java");
     command.args([
         "-Xmx256m",
@@ -122,7 +141,7 @@ fn start(
     arguments: &[String],
     folder: &Path,
 ) -> Result<Process> {
-    let mut command = java(framework, class, arguments, folder)?;
+    let mut command = java(framework.module(), class, arguments, folder)?;
     Process::converse(name, &mut command, folder)
 }
 

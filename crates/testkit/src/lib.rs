@@ -23,4 +23,5 @@ pub mod mesh;
 pub mod net;
 pub mod process;
 pub mod programs;
+pub mod registries;
 pub mod wait;

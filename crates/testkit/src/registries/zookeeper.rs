@@ -1,0 +1,103 @@
+//! ZooKeeper, from the distribution's package.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::net::Loopback;
+use crate::process::Process;
+use crate::wait;
+
+const JAR: &str = "/usr/share/java/zookeeper.jar";
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// One ZooKeeper server; its data outlives [`ZooKeeper::kill`].
+#[derive(Debug)]
+pub struct ZooKeeper {
+    loopback: Loopback,
+    folder: PathBuf,
+    process: Process,
+}
+
+impl ZooKeeper {
+    /// Starts a server with its data and its log in `folder`, and waits until it answers.
+    pub fn start(folder: &Path) -> Result<ZooKeeper> {
+        let loopback = Loopback::claim()?;
+        let folder = folder.join("zookeeper");
+        fs::create_dir_all(folder.join("data"))?;
+        let config = format!(
+            "tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n\
+             clientPort=2181\nclientPortAddress={}\ndataDir={}\nadmin.enableServer=false\n\
+             4lw.commands.whitelist=*\n",
+            loopback.ip(1),
+            folder.join("data").display()
+        );
+        fs::write(folder.join("zoo.cfg"), config)?;
+        let process = run(&folder)?;
+        let mut server = ZooKeeper {
+            loopback,
+            folder,
+            process,
+        };
+        server.wait_ready()?;
+        Ok(server)
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.loopback.address(1, 2181)
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again on the same address with the same data.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = run(&self.folder)?;
+        self.wait_ready()
+    }
+
+    /// Starts it again on the same address with no data: what an operator gets who lost the disk.
+    pub fn restart_empty(&mut self) -> Result<()> {
+        fs::remove_dir_all(self.folder.join("data"))?;
+        fs::create_dir_all(self.folder.join("data"))?;
+        self.restart()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let address = self.address();
+        let process = &mut self.process;
+        wait::until_ok("ZooKeeper", START_LIMIT, || {
+            process.check()?;
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.write_all(b"ruok")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            if answer != "imok" {
+                bail!("says {answer:?}");
+            }
+            Ok(())
+        })
+    }
+}
+
+fn run(folder: &Path) -> Result<Process> {
+    fs::metadata(JAR).context("ZooKeeper is not installed; `make test` installs it")?;
+    let mut command = Command::new("java");
+    command
+        .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(["-Dzookeeper.jmx.log4j.disable=true", "-cp"])
+        .arg(format!("/etc/zookeeper/conf:{JAR}"))
+        .arg("org.apache.zookeeper.server.ZooKeeperServerMain")
+        .arg(folder.join("zoo.cfg"))
+        .current_dir(folder);
+    Process::start("zookeeper", &mut command, folder)
+}
