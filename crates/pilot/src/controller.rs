@@ -3,16 +3,16 @@
 //! Configuration is gathered as istiod does it: until nothing came for 100 ms, at most 10 s. What happens in the registry
 //! goes out within milliseconds: it is gathered only as long as making the last snapshot took.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use registry::{Event, Registry};
+use registry::{Event, RegistrySource, SourceSpec};
 use tokio::sync::{mpsc, watch};
 
-use crate::istio::Labels;
 use crate::istio::mesh_config::MeshConfig;
+use crate::istio::{Labels, Spec};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::source::{self, FileStore, Problem};
@@ -26,6 +26,8 @@ const QUIET_MAX: Duration = Duration::from_secs(10);
 const BATCH: Duration = Duration::from_millis(3);
 /// And at most this long, however long snapshots take.
 const BATCH_MAX: Duration = Duration::from_secs(1);
+/// Registries that neither answer nor refuse are waited for this long before the first snapshot.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How often services that have long been empty are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -38,8 +40,8 @@ pub struct Sources {
     pub mesh: Arc<MeshConfig>,
     /// The folder of configuration files.
     pub config_dir: Option<PathBuf>,
-    /// The registry, if its services are to be served.
-    pub registry: Option<Registry>,
+    /// All registries as one directory.
+    pub registries: registry::Hub,
     /// Labels of proxies as they connect.
     pub workloads: mpsc::Receiver<Workload>,
 }
@@ -48,7 +50,7 @@ pub struct Sources {
 pub(crate) struct Controller {
     mesh: Arc<MeshConfig>,
     files: Option<FileStore>,
-    registry: Option<Registry>,
+    registries: registry::Hub,
     registered: Registered,
     workloads: Arc<HashMap<String, Labels>>,
     config: Arc<Config>,
@@ -102,14 +104,10 @@ impl Controller {
             None => mpsc::channel(1).1,
         };
         let mut workloads = sources.workloads;
-        let mut changes = sources
-            .registry
-            .as_ref()
-            .and_then(|registry| registry.changes().ok());
         let mut controller = Controller {
             mesh: sources.mesh,
             files: sources.config_dir.as_deref().map(FileStore::new),
-            registry: sources.registry,
+            registries: sources.registries,
             registered: Registered::default(),
             workloads: Arc::default(),
             config: Arc::default(),
@@ -120,7 +118,10 @@ impl Controller {
             revision: 0,
             last_build: Duration::ZERO,
         };
-        controller.read_files();
+        let names = controller.read_files();
+        // Proxies of a pilot that restarts must not hear of an empty mesh first.
+        controller.registries.first_look(&names, FIRST_LOOK).await;
+        let mut changes = controller.registries.changes().ok();
         if let Some(event) = next_event(&mut changes).await {
             controller.take_event(&event);
         }
@@ -171,10 +172,8 @@ impl Controller {
 
     /// Takes what the registry says. Returns how long to gather more of it, if it changes anything for proxies.
     fn take_event(&mut self, event: &Event) -> Option<Duration> {
-        let registry = self.registry.as_ref()?;
-        let change = self
-            .registered
-            .apply(event, &registry.snapshot(), Instant::now());
+        let services = self.registries.snapshot();
+        let change = self.registered.apply(event, &services, Instant::now());
         if !change.services && change.hosts.is_empty() {
             return None;
         }
@@ -189,14 +188,41 @@ impl Controller {
         Some(BATCH.max(cost))
     }
 
-    fn read_files(&mut self) {
-        let Some(files) = &mut self.files else { return };
-        files.rescan();
+    /// Reads the configuration; the names of the registries in it.
+    fn read_files(&mut self) -> Vec<Arc<str>> {
+        if let Some(files) = &mut self.files {
+            files.rescan();
+        }
         self.load_files();
+        self.registry_sources()
+            .iter()
+            .map(|spec| spec.name.clone())
+            .collect()
+    }
+
+    /// The registries of the mesh configuration and of objects.
+    fn registry_sources(&self) -> Vec<SourceSpec> {
+        let objects = self
+            .config
+            .iter()
+            .filter_map(|(id, object)| match &object.spec {
+                Spec::RegistrySource(spec) => Some((id.mesh_wide_name(), spec.as_ref())),
+                _ => None,
+            });
+        let named = self.mesh.registry_sources.iter();
+        let named = named.map(|(name, spec)| (name.clone(), spec));
+        // An object replaces what the mesh configuration says under its name.
+        let all: BTreeMap<String, &RegistrySource> = named.chain(objects).collect();
+        all.into_iter()
+            .filter_map(|(name, spec)| spec.compile(&name).ok())
+            .collect()
     }
 
     fn load_files(&mut self) {
-        let Some(files) = &self.files else { return };
+        let Some(files) = &self.files else {
+            self.registries.set_sources(self.registry_sources());
+            return;
+        };
         let (config, problems) = files.config();
         for problem in problems
             .iter()
@@ -215,6 +241,7 @@ impl Controller {
         }
         self.config = Arc::new(config);
         self.problems = problems.into();
+        self.registries.set_sources(self.registry_sources());
     }
 
     fn publish_files(&mut self, ready: &Waiting) {

@@ -24,6 +24,10 @@ const PAGES: &[(&str, &str)] = &[
         "what was sent to each proxy and what it took",
     ),
     ("/debug/registryz", "all services"),
+    (
+        "/debug/registries",
+        "each registry that is read and written, and entries that were skipped",
+    ),
     ("/debug/endpointz", "the endpoints of all services"),
     ("/debug/configz", "the configuration in force"),
     (
@@ -47,6 +51,7 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/debug/list", get(list))
         .route("/debug/syncz", get(syncz))
         .route("/debug/registryz", get(registryz))
+        .route("/debug/registries", get(registries))
         .route("/debug/endpointz", get(endpointz))
         .route("/debug/endpointShardz", get(endpointz))
         .route("/debug/configz", get(configz))
@@ -184,6 +189,13 @@ async fn registryz(State(hub): State<Arc<Hub>>) -> Response {
     pretty(&Value::Array(services))
 }
 
+async fn registries(State(hub): State<Arc<Hub>>) -> Response {
+    match hub.registries().status().await {
+        Some(status) => pretty(&serde_json::to_value(status).unwrap_or_default()),
+        None => not_ready(),
+    }
+}
+
 async fn endpointz(State(hub): State<Arc<Hub>>) -> Response {
     let Some(snapshot) = hub.snapshot() else {
         return not_ready();
@@ -244,9 +256,10 @@ fn object_value(object: &Object) -> Value {
         Spec::VirtualService(spec) => serde_json::to_value(spec),
         Spec::DestinationRule(spec) => serde_json::to_value(spec),
         Spec::Sidecar(spec) => serde_json::to_value(spec),
+        Spec::RegistrySource(spec) => serde_json::to_value(spec),
     };
     json!({
-        "apiVersion": "networking.istio.io/v1",
+        "apiVersion": object.id.kind.api_version(),
         "kind": object.id.kind,
         "metadata": {
             "name": object.id.name,
@@ -388,9 +401,14 @@ fn decoded<'a>(
 
 /// `/metrics`, `/version` and the debug pages: the monitoring port.
 pub(crate) fn monitoring(hub: Arc<Hub>, metrics: Arc<crate::metrics::Metrics>) -> Router {
+    let registries = hub.registries().clone();
     let text = move || async move {
         let kind = HeaderValue::from_static("text/plain; version=0.0.4");
-        ([(header::CONTENT_TYPE, kind)], metrics.render())
+        let mut text = metrics.render();
+        if let Some(status) = registries.status().await {
+            crate::metrics::render_registries(&mut text, &status);
+        }
+        ([(header::CONTENT_TYPE, kind)], text)
     };
     let version =
         || async { Json(json!({"component": "pilot", "version": env!("CARGO_PKG_VERSION")})) };

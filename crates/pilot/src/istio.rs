@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use registry::RegistrySource;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Protocol;
@@ -24,6 +25,9 @@ use virtual_service::VirtualService;
 
 /// Key and value pairs that selectors match.
 pub type Labels = BTreeMap<String, String>;
+
+/// The `apiVersion` of this mesh's own kinds.
+pub const MESH_API: &str = "mesh.sofastack.io/v1alpha1";
 
 /// The kinds that pilot acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -38,6 +42,8 @@ pub enum Kind {
     DestinationRule,
     /// `Sidecar`
     Sidecar,
+    /// `RegistrySource`, a kind of this mesh.
+    RegistrySource,
 }
 
 impl Kind {
@@ -49,8 +55,30 @@ impl Kind {
             "VirtualService" => Kind::VirtualService,
             "DestinationRule" => Kind::DestinationRule,
             "Sidecar" => Kind::Sidecar,
+            "RegistrySource" => Kind::RegistrySource,
             _ => return None,
         })
+    }
+
+    /// The `apiVersion` that objects of the kind are shown with.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Kind::RegistrySource => MESH_API,
+            _ => "networking.istio.io/v1",
+        }
+    }
+
+    /// Whether `version` is an `apiVersion` that has the kind.
+    pub fn is_of(self, version: &str) -> bool {
+        match self {
+            Kind::RegistrySource => version == MESH_API,
+            _ => matches!(
+                version,
+                "networking.istio.io/v1"
+                    | "networking.istio.io/v1beta1"
+                    | "networking.istio.io/v1alpha3"
+            ),
+        }
     }
 }
 
@@ -78,6 +106,15 @@ impl fmt::Display for ObjectId {
 }
 
 impl ObjectId {
+    /// The name under which an object counts for the whole mesh: its own in the namespace `default`, else
+    /// `name.namespace`.
+    pub fn mesh_wide_name(&self) -> String {
+        match self.namespace.as_str() {
+            "default" => self.name.clone(),
+            namespace => format!("{}.{namespace}", self.name),
+        }
+    }
+
     /// The path Istio writes into `filter_metadata.istio.config` of what an object made.
     pub fn resource_path(&self) -> String {
         let kind = match self.kind {
@@ -86,10 +123,13 @@ impl ObjectId {
             Kind::VirtualService => "virtual-service",
             Kind::DestinationRule => "destination-rule",
             Kind::Sidecar => "sidecar",
+            Kind::RegistrySource => "registry-source",
         };
         format!(
-            "/apis/networking.istio.io/v1/namespaces/{}/{kind}/{}",
-            self.namespace, self.name
+            "/apis/{}/namespaces/{}/{kind}/{}",
+            self.kind.api_version(),
+            self.namespace,
+            self.name
         )
     }
 }
@@ -122,6 +162,8 @@ pub enum Spec {
     DestinationRule(Arc<DestinationRule>),
     /// What a proxy sees.
     Sidecar(Arc<Sidecar>),
+    /// A registry that the directory reads and writes.
+    RegistrySource(Arc<RegistrySource>),
 }
 
 /// A port with its protocol.

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use registry::{SourceStatus, Status};
+
 /// Upper bounds of the histograms, in seconds: istiod's, and finer ones below, because pushes take milliseconds here.
 const BOUNDS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0,
@@ -213,6 +215,40 @@ fn render_histogram(text: &mut String, name: &str, state: &HistogramState) {
         let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {total}");
     }
     let _ = writeln!(text, "{name}_sum {}\n{name}_count {total}", state.sum);
+}
+
+/// One gauge of a registry: its name and how it is read from the status.
+type RegistryGauge = (&'static str, fn(&SourceStatus) -> u64);
+
+const REGISTRY_GAUGES: [RegistryGauge; 10] = [
+    ("pilot_registry_connected", |s| s.connected.into()),
+    ("pilot_registry_synced", |s| s.synced.into()),
+    ("pilot_registry_stale", |s| s.stale.into()),
+    ("pilot_registry_services", |s| s.services as u64),
+    ("pilot_registry_instances", |s| s.instances as u64),
+    ("pilot_registry_held_instances", |s| s.held as u64),
+    ("pilot_registry_skipped_entries", |s| s.skipped as u64),
+    ("pilot_registry_copies", |s| s.copies as u64),
+    ("pilot_registry_copies_failed", |s| s.failed.len() as u64),
+    ("pilot_registry_sessions", |s| s.sessions),
+];
+
+/// Adds what there is to say of each registry.
+pub(crate) fn render_registries(text: &mut String, status: &Status) {
+    if status.sources.is_empty() {
+        return;
+    }
+    for (name, value) in REGISTRY_GAUGES {
+        let _ = writeln!(text, "# TYPE {name} gauge");
+        for source in &status.sources {
+            let (registry, kind) = (&source.name, source.kind);
+            let _ = writeln!(
+                text,
+                "{name}{{registry=\"{registry}\",kind=\"{kind}\"}} {}",
+                value(source)
+            );
+        }
+    }
 }
 
 #[cfg(test)]

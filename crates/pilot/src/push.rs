@@ -24,6 +24,7 @@ pub struct Hub {
     workloads: mpsc::Sender<Workload>,
     stop: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
+    registries: registry::Hub,
 }
 
 /// A connected proxy, for the debug pages.
@@ -56,6 +57,7 @@ impl Hub {
         workloads: mpsc::Sender<Workload>,
         stop: watch::Receiver<bool>,
         metrics: Arc<Metrics>,
+        registries: registry::Hub,
     ) -> Hub {
         Hub {
             snapshots,
@@ -64,7 +66,13 @@ impl Hub {
             workloads,
             stop,
             metrics,
+            registries,
         }
+    }
+
+    /// All registries as one directory.
+    pub(crate) fn registries(&self) -> &registry::Hub {
+        &self.registries
     }
 
     /// The newest snapshot, once all sources have been read.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use registry::{Limits, Registry};
+use registry::{HubOptions, Limits, Registry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -31,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// File of the embedded registry in its folder.
 const REGISTRY_FILE: &str = "registry.redb";
+/// Folder of the other registries' last known instances in it.
+const SOURCES_FOLDER: &str = "sources";
 
 /// A pilot with its listeners bound.
 pub struct Pilot {
@@ -60,6 +62,15 @@ impl Pilot {
         {
             anyhow::bail!("--configDir {}: there is no such folder", folder.display());
         }
+        let registries = registry::Hub::start(HubOptions {
+            mesh_id: mesh.trust_domain.clone(),
+            registry: registry.clone(),
+            limits: Limits::default(),
+            data_dir: args
+                .registry_dir
+                .as_ref()
+                .map(|dir| dir.join(SOURCES_FOLDER)),
+        });
         let grpc = bind("--grpcAddr", args.grpc_addr).await?;
         let http = bind("--httpAddr", args.http_addr).await?;
         let monitoring = bind("--monitoringAddr", args.monitoring_addr).await?;
@@ -71,12 +82,18 @@ impl Pilot {
         let sources = Sources {
             mesh: Arc::new(mesh),
             config_dir: args.config_dir.clone(),
-            registry: registry.clone(),
+            registries: registries.clone(),
             workloads: told,
         };
         tokio::spawn(Controller::run(sources, snapshots, metrics.clone()));
         Ok(Pilot {
-            hub: Arc::new(Hub::new(snapshot, workloads, stopped, metrics.clone())),
+            hub: Arc::new(Hub::new(
+                snapshot,
+                workloads,
+                stopped,
+                metrics.clone(),
+                registries,
+            )),
             metrics,
             registry,
             grpc,

@@ -431,3 +431,69 @@ async fn pages_say_what_pilot_knows() {
     );
     pilot.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_source_gives_endpoints() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, instances: &str| {
+        let text =
+            format!("services: [{{protocol: bolt, name: com.foo.Bar, instances: [{instances}]}}]");
+        let temporary = folder.path().join("temporary");
+        std::fs::write(&temporary, text).expect("a file");
+        std::fs::rename(temporary, folder.path().join(name)).expect("a renamed file");
+    };
+    write(
+        "bar.yaml",
+        "{address: 10.0.0.1, port: 12200}, {address: nowhere at all, port: 1}",
+    );
+    // One nobody listens for: it must keep nothing else waiting.
+    let source = format!(
+        "{SIDECAR}---
+apiVersion: mesh.sofastack.io/v1alpha1
+kind: RegistrySource
+metadata: {{name: legacy, namespace: registries}}
+spec: {{files: {{folder: {}}}}}
+---
+apiVersion: mesh.sofastack.io/v1alpha1
+kind: RegistrySource
+metadata: {{name: zk}}
+spec: {{zookeeper: {{servers: ['127.0.0.1:1'], digest: {{username: mesh, password: s3cret}}}}}}
+---
+apiVersion: mesh.sofastack.io/v1alpha1
+kind: RegistrySource
+metadata: {{name: none}}
+spec: {{precedence: 3}}
+",
+        folder.path().display()
+    );
+    let pilot = Running::start(&source).await;
+    let mut proxy = pilot.client().await;
+    let bar = "outbound|12220||com.foo.Bar";
+    proxy.request(CLUSTER, &[]).await;
+    assert_eq!(cluster_names(&proxy.expect(CLUSTER).await), [bar]);
+    proxy.request(CLUSTER, &[]).await;
+    proxy.request(ENDPOINTS, &[bar]).await;
+    let one = [(bar.to_owned(), 1)];
+    assert_eq!(endpoint_count(&proxy.expect(ENDPOINTS).await), one);
+    proxy.request(ENDPOINTS, &[bar]).await;
+    write("more.yaml", "{address: 10.0.0.2, port: 12200}");
+    let two = [(bar.to_owned(), 2)];
+    assert_eq!(endpoint_count(&proxy.expect(ENDPOINTS).await), two);
+
+    let (_, page) = pilot.page("/debug/registries").await;
+    let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+    let legacy = &page["sources"][0];
+    assert_eq!(legacy["name"], "legacy.registries");
+    assert_eq!(legacy["instances"], 2);
+    let skipped = legacy["skippedEntries"].to_string();
+    assert!(skipped.contains("nowhere at all"), "{skipped}");
+    assert_eq!(page["sources"][1]["trouble"], "unreachable", "{page}");
+    let (_, invalid) = pilot.page("/debug/invalidz").await;
+    assert!(invalid.contains("must name one registry"), "{invalid}");
+    let (_, config) = pilot.page("/debug/configz").await;
+    assert!(
+        config.contains("\"***\"") && !config.contains("s3cret"),
+        "{config}"
+    );
+    pilot.stop().await;
+}

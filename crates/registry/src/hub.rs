@@ -156,6 +156,19 @@ impl Hub {
         self.view.clone()
     }
 
+    /// Waits until each of these registries was read once or is known to be out of reach, at most for `limit`.
+    pub async fn first_look(&self, sources: &[Arc<str>], limit: Duration) {
+        let mut view = self.view.clone();
+        let known = view.wait_for(|view| {
+            sources.iter().all(|name| {
+                let source = view.sources.get(name);
+                source.is_some_and(|source| source.synced || source.trouble.is_some())
+            })
+        });
+        // Whoever is slower than that is waited for no longer.
+        let _ = tokio::time::timeout(limit, known).await;
+    }
+
     /// How each registry is doing; `None` when the hub has ended.
     pub async fn status(&self) -> Option<Status> {
         let (answer, answered) = oneshot::channel();

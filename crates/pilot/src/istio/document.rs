@@ -2,6 +2,7 @@
 //! hide its neighbours.
 
 use base::FieldError;
+use registry::RegistrySource;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
@@ -170,20 +171,17 @@ pub fn object(value: Value) -> Result<Object, FieldError> {
         let message = if NOT_IMPLEMENTED.contains(&envelope.kind.as_str()) {
             format!("{} is not implemented", envelope.kind)
         } else {
-            format!("{} is no kind of Istio's", envelope.kind)
+            format!("{} is no kind of Istio's or of this mesh", envelope.kind)
         };
         return Err(FieldError::at("kind", message));
     };
-    match envelope.api_version.as_str() {
-        "networking.istio.io/v1"
-        | "networking.istio.io/v1beta1"
-        | "networking.istio.io/v1alpha3" => {}
-        other => {
-            return Err(FieldError::at(
-                "apiVersion",
-                format!("`{other}` has no {kind}: it is networking.istio.io/v1"),
-            ));
-        }
+    if !kind.is_of(&envelope.api_version) {
+        let message = format!(
+            "`{}` has no {kind}: it is {}",
+            envelope.api_version,
+            kind.api_version()
+        );
+        return Err(FieldError::at("apiVersion", message));
     }
     let metadata = envelope.metadata;
     let namespace = metadata
@@ -239,6 +237,11 @@ fn spec(kind: Kind, value: Value, warnings: &mut Vec<String>) -> Result<Spec, Fi
             let spec = typed(value)?;
             validate::sidecar(&spec, warnings)?;
             Spec::Sidecar(spec.into())
+        }
+        Kind::RegistrySource => {
+            let spec: RegistrySource = typed(value)?;
+            spec.compile("")?;
+            Spec::RegistrySource(spec.into())
         }
     })
 }

@@ -1,8 +1,10 @@
 //! The mesh configuration file: the fields of Istio's `MeshConfig` that pilot acts on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::FieldError;
+use registry::RegistrySource;
 use serde::{Deserialize, Serialize};
 
 use super::duration::ConfigDuration;
@@ -41,6 +43,9 @@ pub struct MeshConfig {
     /// Settings of proxies: kept for tools, not acted on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_config: Option<serde_json::Value>,
+    /// Registries by their names, as a `RegistrySource` each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub registry_sources: BTreeMap<String, RegistrySource>,
     /// Port of the outbound capture listener; 15001.
     pub proxy_listen_port: u16,
     /// Port of the inbound capture listener; 15006.
@@ -76,6 +81,7 @@ impl Default for MeshConfig {
             dns_refresh_rate: ConfigDuration(Duration::from_secs(60)),
             default_http_retry_policy: None,
             default_config: None,
+            registry_sources: BTreeMap::new(),
             proxy_listen_port: 15001,
             proxy_inbound_listen_port: 15006,
             default_service_export_to: vec!["*".to_owned()],
@@ -136,6 +142,11 @@ impl MeshConfig {
                 "accessLogFormat",
                 "is not a JSON object although accessLogEncoding is JSON",
             ));
+        }
+        for (name, source) in &mesh.registry_sources {
+            source
+                .compile(name)
+                .map_err(|e| e.in_field(name).in_field("registrySources"))?;
         }
         Ok(mesh)
     }

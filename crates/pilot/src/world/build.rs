@@ -148,7 +148,7 @@ fn index(
                     spec: spec.clone(),
                 });
             }
-            Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => {}
+            Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) | Spec::RegistrySource(_) => {}
         }
     }
     index.source_labels = source_labels.into_iter().collect();

@@ -9,7 +9,7 @@ use crate::hub::source_state::{Settings, SourceState};
 use crate::limits::Limits;
 use crate::model::{Change, ChangeKind, Instance, OWN_ORIGIN, ServiceKey};
 use crate::services::{Service, Services};
-use crate::source::{Report, Wanted};
+use crate::source::{Report, Trouble, Wanted};
 
 /// What each source holds, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct View {
 pub struct SourceView {
     /// There is a session with it.
     pub connected: bool,
+    /// Why there is none, once that is known.
+    pub trouble: Option<Trouble>,
     /// Some session has given every list since the hub began.
     pub synced: bool,
     /// The present session has given every list.
@@ -187,6 +189,7 @@ impl HubState {
             .map(|source| {
                 let view = SourceView {
                     connected: source.connected,
+                    trouble: source.failure.as_ref().map(|(trouble, _)| *trouble),
                     synced: source.synced,
                     live: source.is_live(),
                     own: source.own.clone(),
@@ -200,6 +203,7 @@ impl HubState {
         if let Some(services) = &self.embedded {
             let view = SourceView {
                 connected: true,
+                trouble: None,
                 synced: true,
                 live: true,
                 own: services.as_ref().clone(),
