@@ -41,10 +41,13 @@ fmt: ## Format the Rust code
 	$(CARGO) fmt --all
 
 peers: ## Build the peers that compile for long into a cache outside the checkout
-	@echo "make peers: no peer needs building yet; Envoy, HAProxy and nginx come ready from scripts/setup"
+	@scripts/setup peers
+	@scripts/peers $(ARGS)
 
-test-peers: ## Run the tests that need those peers
-	@echo "make test-peers: no test needs a built peer yet"
+test-peers: ## Run the tests that need those peers (test binaries named peer_*)
+	@scripts/peers --have || { echo "make test-peers: the peers are not there; make peers builds them"; exit 1; }
+	@scripts/setup test
+	@scripts/test --peers $(ARGS)
 
 clean-tools: ## Remove the tools that scripts/setup put below the target folder
 	rm -rf "$(MESH_TOOLS)"
