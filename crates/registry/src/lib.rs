@@ -21,6 +21,8 @@ mod backoff;
 pub mod client;
 mod convert;
 mod error;
+mod eureka;
+pub mod facades;
 mod grpc;
 mod http;
 mod hub;
@@ -37,6 +39,7 @@ mod source;
 mod state;
 mod store;
 mod watch;
+mod web;
 
 pub use backoff::Backoff;
 pub use convert::{instance_from, instance_to};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::FieldError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::adapters::{self, Config, files, zookeeper};
+use crate::adapters::{self, Config, eureka, files, zookeeper};
 use crate::hub::{Protection, Settings, SourceSpec};
 
 /// The `spec` of a `RegistrySource`: exactly one registry, and how the hub treats it.
@@ -22,6 +22,9 @@ pub struct RegistrySource {
     /// After how long without a connection its instances go; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_timeout: Option<ConfigDuration>,
+    /// Eureka.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eureka: Option<eureka::Config>,
     /// A folder of YAML files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<files::Config>,
@@ -50,6 +53,7 @@ impl RegistrySource {
     /// The source under its name.
     pub fn compile(&self, name: &str) -> Result<SourceSpec, FieldError> {
         let adapters = [
+            self.eureka.clone().map(Config::Eureka),
             self.files.clone().map(Config::Files),
             self.zookeeper.clone().map(Config::ZooKeeper),
         ];

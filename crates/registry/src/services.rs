@@ -114,6 +114,22 @@ impl Services {
         next
     }
 
+    /// The services that differ from those of an earlier picture; what both share costs nothing.
+    pub(crate) fn changed_since(&self, before: &Services) -> Vec<ServiceKey> {
+        let shards = self.shards.iter().zip(before.shards.iter());
+        let mut changed = Vec::new();
+        for (now, then) in shards.filter(|(now, then)| !Arc::ptr_eq(now, then)) {
+            let differs = |key: &ServiceKey| match (now.get(key), then.get(key)) {
+                (Some(now), Some(then)) => !Arc::ptr_eq(now, then),
+                _ => true,
+            };
+            let gone = then.keys().filter(|key| !now.contains_key(*key));
+            let keys = now.keys().filter(|key| differs(key)).chain(gone);
+            changed.extend(keys.cloned());
+        }
+        changed
+    }
+
     /// The services that can hold what a selector means, in the order of their names.
     pub fn select(&self, selector: &Selector) -> Vec<&Arc<Service>> {
         if let Some(key) = selector.key() {
