@@ -20,6 +20,7 @@ pub mod adapters;
 mod backoff;
 pub mod client;
 mod convert;
+mod dubbo_metadata;
 mod error;
 mod eureka;
 pub mod facades;

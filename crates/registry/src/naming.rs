@@ -1,6 +1,7 @@
 //! How frameworks write their services into registries, and what that is in the model: one reading for all registries.
 
 pub mod dubbo;
+pub mod dubbo_application;
 pub mod sofarpc;
 pub mod spring;
 

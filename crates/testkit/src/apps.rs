@@ -116,10 +116,10 @@ fn java(module: &str, class: &str, arguments: &[String], folder: &Path) -> Resul
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     ]);
     // Dubbo replaces loopback addresses by the machine's own when it connects, but not names; see `Mesh::name`.
-    command.arg(format!(
-        "-Djdk.net.hosts.file={}",
-        folder.join(crate::mesh::HOSTS_FILE).display()
-    ));
+    let hosts = folder.join(crate::net::HOSTS_FILE);
+    if hosts.exists() {
+        command.arg(format!("-Djdk.net.hosts.file={}", hosts.display()));
+    }
     for package in OPENED {
         command.args(["--add-opens", &format!("java.base/{package}=ALL-UNNAMED")]);
     }

@@ -20,7 +20,6 @@ use crate::{http, programs, wait};
 pub const NAMESPACE: &str = "demo";
 
 /// The file in the test's folder that says to JVMs what [`Mesh::name`] names.
-pub(crate) const HOSTS_FILE: &str = "hosts";
 
 const PILOT_HOST: u8 = 1;
 const ADS_PORT: u16 = 15_010;
@@ -54,7 +53,7 @@ impl Mesh {
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("config");
         fs::create_dir(&config)?;
-        write_hosts(&folder.path().join(HOSTS_FILE), &loopback)?;
+        loopback.write_hosts(folder.path())?;
         let mut command = Command::new(programs::own("pilot")?);
         command
             .arg("discovery")
@@ -92,7 +91,7 @@ impl Mesh {
 
     /// A name for host number `host` that the test's JVMs know, for applications that take a loopback address amiss.
     pub fn name(&self, host: u8) -> String {
-        host_name(host)
+        self.loopback.name(host)
     }
 
     /// A socket address of host number `host`.
@@ -242,20 +241,6 @@ impl Sidecar {
         });
         Ok(numbers.collect())
     }
-}
-
-fn host_name(host: u8) -> String {
-    format!("host-{host}")
-}
-
-/// A JVM that is given such a file asks nobody else: it has to name the machine, too.
-fn write_hosts(file: &Path, loopback: &Loopback) -> Result<()> {
-    let machine = fs::read_to_string("/proc/sys/kernel/hostname")?;
-    let mut text = format!("127.0.0.1 localhost {}\n", machine.trim());
-    for host in 1..10 {
-        text += &format!("{} {}\n", loopback.ip(host), host_name(host));
-    }
-    fs::write(file, text).with_context(|| format!("{}", file.display()))
 }
 
 fn wait_ready(name: &str, address: SocketAddr, process: &mut Process) -> Result<()> {

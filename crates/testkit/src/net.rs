@@ -1,11 +1,16 @@
 //! Loopback addresses and ports that no other test uses.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 /// A port above the range that the kernel gives to clients: only [`Loopback`] binds it, as the mark of ownership.
 const MARK_PORT: u16 = 64_999;
+
+/// Name of the hosts file in a test's folder.
+pub(crate) const HOSTS_FILE: &str = "hosts";
 
 /// 254 addresses `127.x.y.1` to `127.x.y.254` that belong to this value as long as it lives: programs may use the same
 /// fixed ports in tests that run at the same time.
@@ -33,6 +38,23 @@ impl Loopback {
             }
         }
         bail!("no free network in 127.0.0.0/8")
+    }
+
+    /// A name of host number `host` that JVMs know which are given the file of [`Loopback::write_hosts`].
+    pub fn name(&self, host: u8) -> String {
+        format!("host-{host}")
+    }
+
+    /// Writes the hosts file for JVMs in `folder`. A JVM that is given such a file asks nobody else: it names the
+    /// machine, too.
+    pub fn write_hosts(&self, folder: &Path) -> Result<()> {
+        let machine = fs::read_to_string("/proc/sys/kernel/hostname")?;
+        let mut text = format!("127.0.0.1 localhost {}\n", machine.trim());
+        for host in 1..10 {
+            text += &format!("{} {}\n", self.ip(host), self.name(host));
+        }
+        let file = folder.join(HOSTS_FILE);
+        fs::write(&file, text).with_context(|| format!("{}", file.display()))
     }
 
     /// The address with this last number, 1 to 253.

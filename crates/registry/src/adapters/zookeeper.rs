@@ -1,6 +1,7 @@
 //! ZooKeeper (3.5 to 3.9) as a registry: Dubbo's interface level, SOFARPC's and Spring Cloud's layouts, read with watches, and
 //! written as ephemeral nodes.
 
+mod applications;
 mod layout;
 mod read;
 mod session;
@@ -12,6 +13,7 @@ use base::FieldError;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
+use crate::dubbo_metadata::Revisions;
 use crate::registry_source::ConfigDuration;
 use crate::secret::Credentials;
 use crate::source::{Link, Report};
@@ -103,6 +105,7 @@ impl Config {
 /// Reads and writes ZooKeeper; goes on in the same session after a lost connection while the server still has it.
 pub async fn run(config: Config, link: Link) {
     let mut backoff = Backoff::for_registry();
+    let revisions = Revisions::default();
     let mut resume = None;
     // Hubs that start together do not all go to the first server.
     let mut next = fastrand::usize(..config.servers.len().max(1));
@@ -111,7 +114,7 @@ pub async fn run(config: Config, link: Link) {
             Ok((server, client, events)) => {
                 backoff.reset();
                 link.report(Report::Connected { server }).await;
-                let failure = serve(&config, &link, &client, events).await;
+                let failure = serve(&config, &link, &client, &revisions, events).await;
                 resume = Some(client.resume());
                 failure
             }
@@ -149,9 +152,15 @@ async fn connect(
 }
 
 /// Reads and writes until the connection ends.
-async fn serve(config: &Config, link: &Link, client: &Client, events: Events) -> Failure {
+async fn serve(
+    config: &Config,
+    link: &Link,
+    client: &Client,
+    revisions: &Revisions,
+    events: Events,
+) -> Failure {
     let Events { events, ended } = events;
-    let reading = read::run(config, link, client, events);
+    let reading = read::run(config, link, client, revisions, events);
     let writing = write::run(config, link, client);
     tokio::select! {
         failure = reading => failure,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Config;
 use crate::model::Instance;
 use crate::naming::dubbo::{self, Url};
+use crate::naming::dubbo_application::Provider;
 use crate::naming::{Malformed, sofarpc, spring};
 
 /// Folders of `/dubbo` that are no interfaces.
@@ -22,8 +23,8 @@ pub(super) enum Layout {
     Dubbo,
     /// The same with SOFARPC's URLs.
     SofaRpc,
-    /// `ROOT/APPLICATION/ID` with JSON in the nodes.
-    Spring,
+    /// `ROOT/APPLICATION/ID` with JSON in the nodes: Spring Cloud's, and Dubbo's application level.
+    Applications,
 }
 
 impl Layout {
@@ -31,7 +32,7 @@ impl Layout {
     pub(super) fn folder(self, root: &str, service: &str) -> String {
         match self {
             Layout::Dubbo | Layout::SofaRpc => format!("{root}/{service}/providers"),
-            Layout::Spring => format!("{root}/{service}"),
+            Layout::Applications => format!("{root}/{service}"),
         }
     }
 
@@ -40,12 +41,12 @@ impl Layout {
         self != Layout::Dubbo || !NO_INTERFACES.contains(&name)
     }
 
-    /// The instance that a node's name says; of Spring's layout its data does.
+    /// The instance that a node's name says; of applications its data does.
     pub(super) fn instance(self, service: &str, node: &str) -> Result<Instance, Malformed> {
         let url = Url::decode(node)?;
         match self {
             Layout::SofaRpc => sofarpc::instance_of_url(service, &url),
-            Layout::Dubbo | Layout::Spring => dubbo::instance(&url),
+            Layout::Dubbo | Layout::Applications => dubbo::instance(&url),
         }
     }
 }
@@ -55,7 +56,7 @@ pub(super) fn roots(config: &Config) -> Vec<(Layout, String)> {
     let dubbo = config.dubbo_roots.iter().map(|root| (Layout::Dubbo, root));
     let others = [
         (Layout::SofaRpc, &config.sofarpc_root),
-        (Layout::Spring, &config.spring_root),
+        (Layout::Applications, &config.spring_root),
     ];
     dubbo
         .chain(others)
@@ -73,18 +74,21 @@ struct ServiceInstance {
     payload: Value,
 }
 
-/// The instance that a node of Spring's layout says. `None`: it is one of Dubbo's application level, which the interface
-/// level says too.
-pub(super) fn spring_instance(
-    application: &str,
-    data: &[u8],
-) -> Result<Option<Instance>, Malformed> {
+/// What a node below the applications' root says.
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    /// An application of Spring Cloud.
+    Spring(Instance),
+    /// An application of Dubbo, whose services its metadata say.
+    Dubbo(Provider),
+    /// One that serves nothing.
+    Nothing,
+}
+
+/// Reads a node of applications. Spring Cloud's and Dubbo's are told apart by their payload: they may share a folder.
+pub(super) fn application(application: &str, data: &[u8]) -> Result<Node, Malformed> {
     let read: ServiceInstance =
         serde_json::from_slice(data).map_err(|error| Malformed::new(error.to_string()))?;
-    let class = read.payload.get("@class").and_then(Value::as_str);
-    if class.is_some_and(|class| class.starts_with("org.apache.dubbo.")) {
-        return Ok(None);
-    }
     let port = read.port.filter(|port| *port > 0);
     let port = port.ok_or_else(|| Malformed::new("it has no port"))?;
     let metadata: BTreeMap<&str, &str> = read
@@ -95,10 +99,15 @@ pub(super) fn spring_instance(
         .flatten()
         .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
         .collect();
+    let class = read.payload.get("@class").and_then(Value::as_str);
+    if class.is_some_and(|class| class.starts_with("org.apache.dubbo.")) {
+        let provider = Provider::read(application, &read.address, port, metadata.into_iter())?;
+        return Ok(provider.map_or(Node::Nothing, Node::Dubbo));
+    }
     let status = metadata.get("instance_status").copied().unwrap_or("UP");
     let mut instance = spring::instance(application, &read.address, port, metadata);
     instance.healthy = status == "UP";
-    Ok(Some(instance))
+    Ok(Node::Spring(instance))
 }
 
 /// Path and data of the node that says an instance to its framework; an error says why there is none.
@@ -128,7 +137,7 @@ pub(super) fn node(
             ))
         }
         "springcloud" | "http" if !config.spring_root.is_empty() => {
-            let folder = Layout::Spring.folder(&below(&config.spring_root), &service.name);
+            let folder = Layout::Applications.folder(&below(&config.spring_root), &service.name);
             let name = dubbo::encode(id);
             let metadata: BTreeMap<&str, &str> = instance
                 .metadata

@@ -1,7 +1,7 @@
 //! Reads all providers once, then whatever a watch says has changed: of a folder that changed only that folder, of its nodes
 //! only the new ones.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -9,9 +9,11 @@ use tokio::sync::mpsc;
 use wire::jute::{EventType, Reader, code, op};
 
 use super::Config;
-use super::layout::{Layout, roots, spring_instance};
+use super::applications::{Applications, Folder, permits};
+use super::layout::{Layout, application, roots};
 use super::session::{Client, Failure, Reply};
-use crate::model::Instance;
+use crate::dubbo_metadata::Revisions;
+use crate::naming::Malformed;
 use crate::source::{Link, List, Report, Skipped, Trouble};
 
 /// Requests under way at a time.
@@ -28,9 +30,6 @@ enum Work {
     Node(usize, String, String),
 }
 
-/// What one node of Spring's layout says; `None` before it is read, and of what is none of Spring's.
-type Said = Option<Result<Instance, String>>;
-
 struct State<'a> {
     link: &'a Link,
     client: &'a Client,
@@ -38,8 +37,7 @@ struct State<'a> {
     /// Path to what has to be read again when a watch on it fires.
     paths: HashMap<String, Work>,
     services: HashMap<usize, HashSet<String>>,
-    /// Nodes of Spring's layout, by root, application and name.
-    nodes: HashMap<(usize, String), BTreeMap<String, Said>>,
+    applications: Applications<'a>,
     queue: VecDeque<Work>,
     queued: HashSet<Work>,
     synced: bool,
@@ -50,15 +48,19 @@ pub(super) async fn run(
     config: &Config,
     link: &Link,
     client: &Client,
+    revisions: &Revisions,
     mut events: mpsc::UnboundedReceiver<(EventType, String)>,
 ) -> Failure {
     let roots = roots(config);
+    let dubbo_roots = roots.iter().filter(|(layout, _)| *layout == Layout::Dubbo);
+    let centres = dubbo_roots.map(|(_, root)| root.clone()).collect();
+    let permits = permits();
     let mut state = State {
         link,
         client,
         paths: HashMap::new(),
         services: HashMap::new(),
-        nodes: HashMap::new(),
+        applications: Applications::new(client, centres, revisions, &permits),
         queue: VecDeque::new(),
         queued: HashSet::new(),
         synced: false,
@@ -80,7 +82,7 @@ pub(super) async fn run(
             asked.insert(work.clone(), number);
             under_way.push(ask(state.client, state.path(&work), work, number));
         }
-        if under_way.is_empty() && !state.synced {
+        if under_way.is_empty() && state.applications.tried_all() && !state.synced {
             state.synced = true;
             link.report(Report::Synced).await;
         }
@@ -99,6 +101,7 @@ pub(super) async fn run(
                     Some(reply) => state.take(work, reply).await,
                 }
             }
+            Some(folder) = state.applications.next() => state.tell_nodes(&folder).await,
             event = events.recv() => match event {
                 None => return Failure::unreachable("the connection has ended"),
                 Some((EventType::Other, _)) => {}
@@ -180,7 +183,9 @@ impl State<'_> {
             Work::Service(index, service) => {
                 let layout = self.roots.get(index).map(|(layout, _)| *layout);
                 match layout {
-                    Some(Layout::Spring) => self.nodes_of(index, service, &children(&reply)).await,
+                    Some(Layout::Applications) => {
+                        self.nodes_of(index, service, &children(&reply)).await
+                    }
                     Some(layout) => {
                         let path = self.path(&Work::Service(index, service.clone()));
                         let list = providers(layout, path, &service, &children(&reply));
@@ -191,21 +196,14 @@ impl State<'_> {
             }
             Work::Node(index, service, node) => {
                 let said = match reply.as_deref().map(data) {
-                    Ok(Some(data)) => match spring_instance(&service, data) {
-                        Ok(Some(instance)) => Some(Ok(instance)),
-                        Ok(None) => None,
-                        Err(error) => Some(Err(error.to_string())),
-                    },
-                    Ok(None) => Some(Err("its data cannot be read".to_owned())),
+                    Ok(Some(data)) => Some(application(&service, data)),
+                    Ok(None) => Some(Err(Malformed::new("its data cannot be read"))),
                     // It went meanwhile; the folder's watch says so too.
                     Err(_) => None,
                 };
-                if let Some(nodes) = self.nodes.get_mut(&(index, service.clone()))
-                    && nodes.contains_key(&node)
-                {
-                    nodes.insert(node, said);
-                    self.tell_nodes(index, &service).await;
-                }
+                let folder = (index, service);
+                self.applications.said(&folder, &node, said);
+                self.tell_nodes(&folder).await;
             }
         }
     }
@@ -226,52 +224,35 @@ impl State<'_> {
         for service in before.difference(&now) {
             let path = self.path(&Work::Service(index, service.clone()));
             self.paths.remove(&path);
-            self.nodes.remove(&(index, service.clone()));
+            self.applications.remove(&(index, service.clone()));
             let list = providers(layout, path, service, &[]);
             self.link.report(Report::List(list)).await;
         }
     }
 
-    /// The nodes of a folder of Spring's layout: those that are new are read.
+    /// The nodes of a folder of applications: those that are new are read.
     async fn nodes_of(&mut self, index: usize, service: String, children: &[String]) {
-        let mut before = self
-            .nodes
-            .remove(&(index, service.clone()))
-            .unwrap_or_default();
-        let mut nodes = BTreeMap::new();
-        for name in children {
-            match before.remove(name) {
-                Some(said) => {
-                    nodes.insert(name.clone(), said);
-                }
-                None => {
-                    nodes.insert(name.clone(), None);
-                    self.enqueue(Work::Node(index, service.clone(), name.clone()));
-                }
-            }
+        let folder = (index, service);
+        let (new, gone) = self.applications.nodes(&folder, children);
+        let (index, service) = &folder;
+        for name in new {
+            self.enqueue(Work::Node(*index, service.clone(), name));
         }
-        for gone in before.into_keys() {
-            let path = self.path(&Work::Node(index, service.clone(), gone));
+        for name in gone {
+            let path = self.path(&Work::Node(*index, service.clone(), name));
             self.paths.remove(&path);
         }
-        self.nodes.insert((index, service.clone()), nodes);
-        self.tell_nodes(index, &service).await;
+        self.tell_nodes(&folder).await;
     }
 
-    async fn tell_nodes(&self, index: usize, service: &str) {
-        let Some(nodes) = self.nodes.get(&(index, service.to_owned())) else {
+    async fn tell_nodes(&mut self, folder: &Folder) {
+        // What is not read yet must not look like what is gone.
+        let Some((instances, skipped)) = self.applications.list(folder, self.synced) else {
             return;
         };
-        let (mut instances, mut skipped) = (Vec::new(), Vec::new());
-        for (name, said) in nodes {
-            match said {
-                Some(Ok(instance)) => instances.push(instance.clone()),
-                Some(Err(reason)) => skipped.push(Skipped::new(name, &reason)),
-                None => {}
-            }
-        }
+        let (index, service) = folder;
         let list = List {
-            name: self.path(&Work::Service(index, service.to_owned())).into(),
+            name: self.path(&Work::Service(*index, service.clone())).into(),
             instances,
             skipped,
             certain: true,

@@ -1,0 +1,137 @@
+//! Stock Dubbo applications on real ZooKeepers: a provider of either level is read, and a consumer of another registry calls
+//! it through the copy that the hub writes there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use registry::{
+    Hub, HubOptions, Instance, Limits, ORIGIN_MARK, RegistrySource, ServiceKey, Wanted,
+};
+use serde_json::json;
+use testkit::apps::{Framework, start_consumer, start_provider};
+use testkit::net::Loopback;
+use testkit::registries::ZooKeeper;
+
+const SHOP: &str = "mesh.apps.dubbo.DubboShop";
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn source(name: &str, server: &ZooKeeper) -> Result<registry::SourceSpec> {
+    let spec: RegistrySource = serde_json::from_value(json!({
+        "zookeeper": {"servers": [server.address().to_string()]},
+    }))?;
+    Ok(spec.compile(name)?)
+}
+
+async fn instances(hub: &Hub, count: usize) -> Result<Vec<Arc<Instance>>> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let services = hub.snapshot();
+        let shop = services.get(&ServiceKey::new("dubbo", SHOP));
+        let instances: Vec<_> = shop
+            .iter()
+            .flat_map(|s| s.instances.iter().cloned())
+            .collect();
+        if instances.len() == count {
+            return Ok(instances);
+        }
+        let status = serde_json::to_string(&hub.status().await)?;
+        anyhow::ensure!(Instant::now() < deadline, "{instances:?} {status}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_calls_a_provider_of_another_registry() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let loopback = Loopback::claim()?;
+    loopback.write_hosts(folder.path())?;
+    let (providers, consumers) = (ZooKeeper::start(folder.path())?, {
+        let folder = folder.path().join("consumers");
+        std::fs::create_dir(&folder)?;
+        ZooKeeper::start(&folder)?
+    });
+    let address = |server: &ZooKeeper, mode: &str| {
+        format!("zookeeper://{}?register-mode={mode}", server.address())
+    };
+    // Ports are the provider's own choice, so two of them share a host.
+    let provider = |label: &str, port: &str, mode: &str| {
+        let flags = [
+            ("host", loopback.ip(2).to_string()),
+            ("port", port.to_owned()),
+            ("label", label.to_owned()),
+            ("group", "g".to_owned()),
+            ("version", "1.0".to_owned()),
+            ("registry", address(&providers, mode)),
+        ];
+        let flags: Vec<(&str, &str)> = flags.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        start_provider(Framework::Dubbo, label, &flags, folder.path())
+    };
+    let by_application = provider("application", "20881", "instance")?;
+    let by_interface = provider("interface", "20882", "interface")?;
+    let mut by_application = by_application.provider()?;
+    let _by_interface = by_interface.provider()?;
+
+    let hub = Hub::start(HubOptions {
+        mesh_id: "test".to_owned(),
+        registry: None,
+        limits: Limits::default(),
+        data_dir: None,
+    });
+    hub.set_sources(vec![
+        source("providers", &providers)?,
+        source("consumers", &consumers)?,
+    ]);
+    let read = instances(&hub, 2).await?;
+    for instance in &read {
+        assert_eq!(
+            (&*instance.version, &*instance.group),
+            ("1.0", "g"),
+            "{instance:?}"
+        );
+        assert_eq!(instance.metadata.get("application"), Some("dubbo-provider"));
+        let methods = instance.metadata.get("methods").context("no methods")?;
+        assert!(methods.contains("echo"), "{methods}");
+    }
+
+    // What synchronisation would want. Dubbo dials the machine's own address in place of one on the loopback, but leaves
+    // names alone.
+    let copy = |original: &Arc<Instance>| {
+        let mut copy = Instance::clone(original);
+        copy.address = loopback.name(2).into();
+        let mark = [(ORIGIN_MARK, "test/providers")];
+        copy.metadata = copy.metadata.iter().chain(mark).collect();
+        (original.id.clone(), Arc::new(copy))
+    };
+    let copies = |instances: &[Arc<Instance>]| Wanted {
+        publish: instances.iter().map(copy).collect(),
+        ..Wanted::default()
+    };
+    hub.set_wanted("consumers", copies(&read));
+    let registry = address(&consumers, "all");
+    let flags = [
+        ("registry", registry.as_str()),
+        ("group", "g"),
+        ("version", "1.0"),
+    ];
+    let mut consumer =
+        start_consumer(Framework::Dubbo, "consumer", &flags, folder.path())?.consumer()?;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let tally = consumer.tally("who", 20, "")?;
+        if tally.of("application") > 0 && tally.of("interface") > 0 {
+            break;
+        }
+        anyhow::ensure!(Instant::now() < deadline, "{tally:?}");
+    }
+
+    // One that ends in an orderly way withdraws itself, and its copy goes with it.
+    by_application.terminate()?;
+    let left = instances(&hub, 1).await?;
+    hub.set_wanted("consumers", copies(&left));
+    let deadline = Instant::now() + LIMIT;
+    while consumer.tally("who", 20, "")?.of("interface") < 20 {
+        anyhow::ensure!(Instant::now() < deadline, "the copy is still called");
+    }
+    Ok(())
+}
