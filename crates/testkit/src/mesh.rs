@@ -19,8 +19,6 @@ use crate::{http, programs, wait};
 /// The namespace of all sidecars.
 pub const NAMESPACE: &str = "demo";
 
-/// The file in the test's folder that says to JVMs what [`Mesh::name`] names.
-
 const PILOT_HOST: u8 = 1;
 const ADS_PORT: u16 = 15_010;
 const PILOT_HTTP_PORT: u16 = 8_080;
