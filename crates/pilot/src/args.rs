@@ -41,6 +41,9 @@ pub struct DiscoveryArgs {
     /// Address of /metrics, /version and /debug.
     #[arg(long = "monitoringAddr", value_name = "ADDRESS", default_value = "127.0.0.1:15014", value_parser = address)]
     pub monitoring_addr: SocketAddr,
+    /// Answer as a Eureka server on this address, below /eureka.
+    #[arg(long = "eurekaAddr", value_name = "ADDRESS", value_parser = address)]
+    pub eureka_addr: Option<SocketAddr>,
     /// Service registries to read; `none` for none.
     #[arg(
         long,

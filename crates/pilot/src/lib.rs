@@ -11,6 +11,7 @@
 pub mod args;
 pub mod controller;
 mod debug;
+mod facades;
 pub mod generate;
 pub mod hosts;
 pub mod istio;

@@ -20,6 +20,7 @@ use xds::server::grpc::AdsService;
 use crate::args::{Cli, Command, DiscoveryArgs, RegistryName, ValidateArgs};
 use crate::controller::{Controller, Sources};
 use crate::debug;
+use crate::facades::Facades;
 use crate::istio::mesh_config::MeshConfig;
 use crate::metrics::Metrics;
 use crate::push::Hub;
@@ -39,6 +40,7 @@ pub struct Pilot {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     registry: Option<Registry>,
+    facades: Facades,
     grpc: TcpListener,
     http: TcpListener,
     monitoring: TcpListener,
@@ -74,6 +76,7 @@ impl Pilot {
         let grpc = bind("--grpcAddr", args.grpc_addr).await?;
         let http = bind("--httpAddr", args.http_addr).await?;
         let monitoring = bind("--monitoringAddr", args.monitoring_addr).await?;
+        let facades = Facades::bind(args, &registries, registry.as_ref()).await?;
 
         let metrics = Arc::new(Metrics::default());
         let (snapshots, snapshot) = watch::channel(None);
@@ -96,6 +99,7 @@ impl Pilot {
             )),
             metrics,
             registry,
+            facades,
             grpc,
             http,
             monitoring,
@@ -172,6 +176,7 @@ impl Pilot {
             ended = &mut servers => {
                 ended?;
             }
+            ended = self.facades.run() => ended?,
             () = shutdown => {
                 tracing::info!("shutting down");
                 self.stop.send_replace(true);

@@ -1,0 +1,71 @@
+//! The registries that pilot answers as, each on an address of its own.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use anyhow::{Context, Result, bail};
+use registry::{Hub, Registry, facades};
+use tokio::net::TcpListener;
+
+use crate::args::DiscoveryArgs;
+
+/// A facade that is being served; ends only with an error.
+type Serving = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// Facades with their listeners bound.
+#[derive(Default)]
+pub(crate) struct Facades(Vec<Serving>);
+
+impl Facades {
+    /// Binds what the arguments ask for.
+    pub(crate) async fn bind(
+        args: &DiscoveryArgs,
+        hub: &Hub,
+        registry: Option<&Registry>,
+    ) -> Result<Facades> {
+        let mut facades = Facades::default();
+        if let Some(address) = args.eureka_addr {
+            let flag = "--eurekaAddr";
+            let registry = writable(flag, registry)?;
+            let listener = listen(flag, address).await?;
+            let config = facades::eureka::Config {
+                address: listener.local_addr()?,
+            };
+            let serving = facades::eureka::serve(listener, hub.clone(), registry, config);
+            facades.add(flag, serving);
+        }
+        Ok(facades)
+    }
+
+    fn add(
+        &mut self,
+        flag: &'static str,
+        serving: impl Future<Output = std::io::Result<()>> + Send + 'static,
+    ) {
+        self.0
+            .push(Box::pin(async move { serving.await.context(flag) }));
+    }
+
+    /// Serves all of them until one fails; without any it waits for ever.
+    pub(crate) async fn run(self) -> Result<()> {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
+        futures_util::future::select_all(self.0).await.0
+    }
+}
+
+/// What applications register is kept in the embedded registry.
+fn writable(flag: &str, registry: Option<&Registry>) -> Result<Registry> {
+    match registry {
+        Some(registry) => Ok(registry.clone()),
+        None => bail!("{flag} needs the registry osr in --registries"),
+    }
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{flag} {address}: cannot listen"))
+}
