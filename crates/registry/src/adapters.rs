@@ -1,5 +1,6 @@
 //! The registries that the hub can read and write, one module each.
 
+pub mod etcd;
 pub mod eureka;
 pub mod files;
 pub mod zookeeper;
@@ -9,11 +10,13 @@ use base::FieldError;
 use crate::source::Link;
 
 /// The words of a `RegistrySource` for the kinds of registries.
-pub(crate) const KINDS: [&str; 3] = ["eureka", "files", "zookeeper"];
+pub(crate) const KINDS: [&str; 4] = ["etcd", "eureka", "files", "zookeeper"];
 
 /// Which registry a source is, and how it is reached.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Config {
+    /// etcd.
+    Etcd(etcd::Config),
     /// Eureka.
     Eureka(eureka::Config),
     /// A folder of YAML files.
@@ -26,6 +29,7 @@ impl Config {
     /// The word of the configuration for this kind of registry.
     pub fn kind(&self) -> &'static str {
         match self {
+            Config::Etcd(_) => "etcd",
             Config::Eureka(_) => "eureka",
             Config::Files(_) => "files",
             Config::ZooKeeper(_) => "zookeeper",
@@ -35,6 +39,7 @@ impl Config {
     /// Checks what deserialisation cannot.
     pub fn validate(&self) -> Result<(), FieldError> {
         match self {
+            Config::Etcd(config) => config.validate(),
             Config::Eureka(config) => config.validate(),
             Config::Files(config) => config.validate(),
             Config::ZooKeeper(config) => config.validate(),
@@ -45,6 +50,7 @@ impl Config {
 /// Reads and writes the registry until it is dropped.
 pub(crate) async fn run(config: Config, link: Link) {
     match config {
+        Config::Etcd(config) => etcd::run(config, link).await,
         Config::Eureka(config) => eureka::run(config, link).await,
         Config::Files(config) => files::run(config, link).await,
         Config::ZooKeeper(config) => zookeeper::run(config, link).await,

@@ -1,7 +1,9 @@
 //! The real registries, each on loopback addresses of this test's own.
 
+mod etcd;
 mod eureka;
 mod zookeeper;
 
+pub use etcd::Etcd;
 pub use eureka::Eureka;
 pub use zookeeper::ZooKeeper;

@@ -1,0 +1,270 @@
+//! The etcd adapter with a real server; its other client speaks to the server's JSON gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use registry::{
+    Hub, HubOptions, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceStatus, Trouble,
+    Wanted,
+};
+use serde_json::{Value, json};
+use testkit::registries::Etcd;
+
+const FOLDER: &str = "/dubbo/com.foo.Order/providers/";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The server's JSON gateway.
+struct Gateway(SocketAddr);
+
+impl Gateway {
+    fn ask(&self, path: &str, body: &Value) -> Result<Value> {
+        let answer = testkit::http::post_json(self.0, &format!("/v3/{path}"), body)?;
+        ensure!(answer.status == 200, "{path}: {}", answer.text());
+        answer.json()
+    }
+
+    fn put(&self, entry: &str, lease: &Value) -> Result<()> {
+        let key = STANDARD.encode(format!("{FOLDER}{entry}"));
+        self.ask("kv/put", &json!({"key": key, "value": "", "lease": lease}))?;
+        Ok(())
+    }
+
+    fn delete(&self, entry: &str) -> Result<()> {
+        let key = STANDARD.encode(format!("{FOLDER}{entry}"));
+        self.ask("kv/deleterange", &json!({"key": key}))?;
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<String>> {
+        let end = FOLDER.replace("providers/", "providers0");
+        let range = json!({"key": STANDARD.encode(FOLDER), "range_end": STANDARD.encode(end)});
+        let answer = self.ask("kv/range", &range)?;
+        let kvs = answer["kvs"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        kvs.iter()
+            .map(|kv| {
+                let key = STANDARD.decode(kv["key"].as_str().context("no key")?)?;
+                let key = String::from_utf8(key)?;
+                Ok(key
+                    .strip_prefix(FOLDER)
+                    .context("another folder")?
+                    .to_owned())
+            })
+            .collect()
+    }
+
+    fn wait_entries(&self, count: usize) -> Result<Vec<String>> {
+        testkit::wait::until_ok("the entries", LIMIT, || {
+            let entries = self.entries()?;
+            ensure!(entries.len() == count, "there are {entries:?}");
+            Ok(entries)
+        })
+    }
+}
+
+fn hub(mesh: &str) -> Hub {
+    Hub::start(HubOptions {
+        mesh_id: mesh.to_owned(),
+        ..HubOptions::default()
+    })
+}
+
+fn source(server: SocketAddr, more: Value) -> Result<registry::SourceSpec> {
+    // A server that is not there is passed over.
+    let mut etcd = json!({"servers": ["127.0.0.1:1", server.to_string()], "leaseDuration": "2s"});
+    let fields = etcd.as_object_mut().context("no object")?;
+    if let Value::Object(more) = more {
+        fields.extend(more);
+    }
+    let spec = json!({"etcd": etcd, "protection": {"hold": "2s"}});
+    let spec: RegistrySource = serde_json::from_value(spec)?;
+    Ok(spec.compile("etcd")?)
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = look().await {
+            return Ok(value);
+        }
+        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn endpoints(hub: &Hub) -> Vec<String> {
+    let services = hub.snapshot();
+    let instances = services.iter().flat_map(|service| service.instances.iter());
+    let mut all: Vec<String> = instances
+        .map(|i| format!("{}:{} v{}", i.address, i.port, i.version))
+        .collect();
+    all.sort();
+    all
+}
+
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    until(&format!("{expected:?}"), async || {
+        (endpoints(hub) == expected).then_some(())
+    })
+    .await
+    .with_context(|| format!("there are {:?}", endpoints(hub)))
+}
+
+async fn status(hub: &Hub) -> Result<SourceStatus> {
+    let status = hub.status().await.context("the hub has ended")?;
+    status.sources.into_iter().next().context("no source")
+}
+
+fn copy(port: u16) -> (Arc<str>, Arc<Instance>) {
+    let mut copy = Instance::new(ServiceKey::new("dubbo", "com.foo.Order"), "10.9.0.1", port);
+    copy.metadata = [(ORIGIN_MARK, "one/nacos"), ("methods", "place,cancel")]
+        .into_iter()
+        .collect();
+    (format!("copy-{port}").into(), Arc::new(copy))
+}
+
+fn wanted(publish: &[u16], withdraw: &[u16]) -> Wanted {
+    Wanted {
+        publish: publish.iter().map(|port| copy(*port)).collect(),
+        withdraw: withdraw.iter().map(|port| copy(*port)).collect(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn providers_are_read_and_outlive_the_server() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = Etcd::start(folder.path())?;
+    let gateway = Gateway(server.address());
+    let lease = gateway.ask("lease/grant", &json!({"TTL": 2, "ID": 0}))?;
+    let lease = lease["ID"].clone();
+    let encoded = "dubbo%3A%2F%2F10.0.0.1%3A20880%2Fcom.foo.Order%3Fversion%3D1.0";
+    gateway.put(encoded, &json!(0))?;
+    gateway.put("dubbo://10.0.0.2:20880/com.foo.Order", &json!(0))?;
+    gateway.put("dubbo%3A%2F%2F10.0.0.3%3A99999%2Fcom.foo.Order", &json!(0))?;
+
+    let hub = hub("one");
+    hub.set_sources(vec![source(server.address(), Value::Null)?]);
+    let both = ["10.0.0.1:20880 v1.0", "10.0.0.2:20880 v"];
+    wait_endpoints(&hub, &both).await?;
+    let broken = status(&hub).await?.skipped_entries;
+    assert!(
+        broken.len() == 1 && broken[0].entry.contains("99999"),
+        "{broken:?}"
+    );
+
+    // What is new comes by the watch; what goes with its lease goes at once.
+    gateway.put("dubbo://10.0.0.4:20880/com.foo.Order", &lease)?;
+    wait_endpoints(&hub, &[both[0], both[1], "10.0.0.4:20880 v"]).await?;
+    wait_endpoints(&hub, &both).await?;
+
+    // A server that is away takes nothing with it, and what it forgot meanwhile is asked for again.
+    server.kill()?;
+    until("the loss is known", async || {
+        status(&hub).await.ok().filter(|s| !s.connected && s.stale)
+    })
+    .await?;
+    assert_eq!(endpoints(&hub), both);
+    server.restart()?;
+    gateway.put("dubbo://10.0.0.5:20880/com.foo.Order", &json!(0))?;
+    wait_endpoints(&hub, &[both[0], both[1], "10.0.0.5:20880 v"]).await?;
+    gateway.delete(encoded)?;
+    wait_endpoints(&hub, &[both[1], "10.0.0.5:20880 v"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_live_as_long_as_the_hub() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = Etcd::start(folder.path())?;
+    let gateway = Gateway(server.address());
+    let one = hub("one");
+    one.set_sources(vec![source(server.address(), Value::Null)?]);
+    one.set_wanted("etcd", wanted(&[1, 2], &[]));
+    let entries = gateway.wait_entries(2)?;
+    assert!(
+        entries[0].starts_with("dubbo%3A%2F%2F10.9.0.1%3A1%2F")
+            && entries[0].contains("methods%3Dplace%2Ccancel"),
+        "{entries:?}"
+    );
+    // Its own copies are no instances of the mesh; to another mesh they are instances like others.
+    let two = hub("two");
+    two.set_sources(vec![source(server.address(), Value::Null)?]);
+    let both = ["10.9.0.1:1 v", "10.9.0.1:2 v"];
+    wait_endpoints(&two, &both).await?;
+    assert_eq!(endpoints(&one), Vec::<String>::new());
+    // They outlive their lease's length, as it is kept.
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        assert_eq!(endpoints(&two), both);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    // A server that lost everything gets them again.
+    server.kill()?;
+    server.restart_empty()?;
+    gateway.wait_entries(2)?;
+    one.set_wanted("etcd", wanted(&[2], &[1]));
+    wait_endpoints(&two, &both[1..]).await?;
+    drop(one);
+    wait_endpoints(&two, &[]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_in_and_says_why_it_cannot() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Etcd::start(folder.path())?;
+    let gateway = Gateway(server.address());
+    gateway.put("dubbo://10.0.0.1:1/com.foo.Order", &json!(0))?;
+    for name in ["root", "mesh"] {
+        gateway.ask(
+            "auth/user/add",
+            &json!({"name": name, "password": "s3cret-word"}),
+        )?;
+    }
+    gateway.ask("auth/user/grant", &json!({"user": "root", "role": "root"}))?;
+    gateway.ask("auth/role/add", &json!({"name": "reader"}))?;
+    let reader = json!({"permType": "READ", "key": STANDARD.encode("/dubbo/"), "range_end": STANDARD.encode("/dubbo0")});
+    gateway.ask(
+        "auth/role/grant",
+        &json!({"name": "reader", "perm": reader}),
+    )?;
+    gateway.ask(
+        "auth/user/grant",
+        &json!({"user": "mesh", "role": "reader"}),
+    )?;
+    gateway.ask("auth/enable", &json!({}))?;
+
+    let hub = hub("one");
+    for login in [
+        Value::Null,
+        json!({"login": {"username": "mesh", "password": "wrong-word"}}),
+    ] {
+        hub.set_sources(vec![source(server.address(), login)?]);
+        let failed = until("the refusal is known", async || {
+            let refused = Some(Trouble::Refused);
+            status(&hub).await.ok().filter(|s| s.trouble == refused)
+        })
+        .await?;
+        let reason = failed.reason.unwrap_or_default();
+        assert!(!reason.contains("-word"), "{reason}");
+    }
+    let login = json!({"login": {"username": "mesh", "password": "s3cret-word"}});
+    hub.set_sources(vec![source(server.address(), login)?]);
+    wait_endpoints(&hub, &["10.0.0.1:1 v"]).await?;
+    // Who may only read still reads.
+    hub.set_wanted("etcd", wanted(&[1], &[]));
+    let why = until("the refusal of the copy is known", async || {
+        status(&hub).await.ok()?.failed.into_values().next()
+    })
+    .await?;
+    assert!(why.contains("permission denied"), "{why}");
+    assert!(status(&hub).await?.connected);
+    Ok(())
+}
