@@ -1,8 +1,10 @@
 //! The registries that the hub can read and write, one module each.
 
+pub mod consul;
 pub mod etcd;
 pub mod eureka;
 pub mod files;
+mod leases;
 pub mod zookeeper;
 
 use base::FieldError;
@@ -10,11 +12,13 @@ use base::FieldError;
 use crate::source::Link;
 
 /// The words of a `RegistrySource` for the kinds of registries.
-pub(crate) const KINDS: [&str; 4] = ["etcd", "eureka", "files", "zookeeper"];
+pub(crate) const KINDS: [&str; 5] = ["consul", "etcd", "eureka", "files", "zookeeper"];
 
 /// Which registry a source is, and how it is reached.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Config {
+    /// Consul.
+    Consul(consul::Config),
     /// etcd.
     Etcd(etcd::Config),
     /// Eureka.
@@ -29,6 +33,7 @@ impl Config {
     /// The word of the configuration for this kind of registry.
     pub fn kind(&self) -> &'static str {
         match self {
+            Config::Consul(_) => "consul",
             Config::Etcd(_) => "etcd",
             Config::Eureka(_) => "eureka",
             Config::Files(_) => "files",
@@ -39,6 +44,7 @@ impl Config {
     /// Checks what deserialisation cannot.
     pub fn validate(&self) -> Result<(), FieldError> {
         match self {
+            Config::Consul(config) => config.validate(),
             Config::Etcd(config) => config.validate(),
             Config::Eureka(config) => config.validate(),
             Config::Files(config) => config.validate(),
@@ -50,6 +56,7 @@ impl Config {
 /// Reads and writes the registry until it is dropped.
 pub(crate) async fn run(config: Config, link: Link) {
     match config {
+        Config::Consul(config) => consul::run(config, link).await,
         Config::Etcd(config) => etcd::run(config, link).await,
         Config::Eureka(config) => eureka::run(config, link).await,
         Config::Files(config) => files::run(config, link).await,

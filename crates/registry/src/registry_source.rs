@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::FieldError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::adapters::{self, Config, etcd, eureka, files, zookeeper};
+use crate::adapters::{self, Config, consul, etcd, eureka, files, zookeeper};
 use crate::hub::{Protection, Settings, SourceSpec};
 
 /// The `spec` of a `RegistrySource`: exactly one registry, and how the hub treats it.
@@ -22,6 +22,9 @@ pub struct RegistrySource {
     /// After how long without a connection its instances go; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_timeout: Option<ConfigDuration>,
+    /// Consul.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consul: Option<consul::Config>,
     /// etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<etcd::Config>,
@@ -56,6 +59,7 @@ impl RegistrySource {
     /// The source under its name.
     pub fn compile(&self, name: &str) -> Result<SourceSpec, FieldError> {
         let adapters = [
+            self.consul.clone().map(Config::Consul),
             self.etcd.clone().map(Config::Etcd),
             self.eureka.clone().map(Config::Eureka),
             self.files.clone().map(Config::Files),

@@ -49,6 +49,14 @@ fn find_envoy() -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// A program that `make peers` builds into its cache, if it is there.
+pub fn peer(name: &str) -> Option<PathBuf> {
+    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cache/sofamesh-peers"));
+    let cache = env::var_os("MESH_PEERS").map(PathBuf::from).or_else(home)?;
+    let program = cache.join("bin").join(name);
+    program.is_file().then_some(program)
+}
+
 /// The folder of the workspace's sources.
 pub fn workspace() -> &'static Path {
     let this_crate = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -11,6 +11,7 @@ use base::FieldError;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::leases;
 use crate::backoff::Backoff;
 use crate::registry_source::ConfigDuration;
 use crate::secret::Credentials;
@@ -109,7 +110,7 @@ pub async fn run(config: Config, link: Link) {
     // Hubs that start together do not all go to the first peer.
     let mut next = fastrand::usize(..config.servers.len().max(1));
     // What another peer took is in this one too, or becomes so: it is only renewed.
-    let mut written = write::Written::default();
+    let mut written = leases::Written::default();
     loop {
         let failure = match connect(&config, next).await {
             Ok((peer, held)) => {
@@ -118,9 +119,12 @@ pub async fn run(config: Config, link: Link) {
                 link.report(Report::Connected { server }).await;
                 held.report_all(&link).await;
                 link.report(Report::Synced).await;
+                let lease = config.lease_duration();
+                let writer = write::Writer { peer: &peer, lease };
                 tokio::select! {
                     failure = read::run(&config, &link, &peer, held) => failure,
-                    () = write::run(&config, &link, &peer, &mut written) => return,
+                    // Two of three renewals may be lost.
+                    () = leases::run(&writer, &link, lease / 3, &mut written) => return,
                 }
             }
             Err(failure) => failure,
