@@ -1,6 +1,7 @@
 //! The etcd adapter with a real server; its other client speaks to the server's JSON gateway.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use registry::{
     Wanted,
 };
 use serde_json::{Value, json};
+use testkit::net::Loopback;
+use testkit::process::Process;
 use testkit::registries::Etcd;
 
 const FOLDER: &str = "/dubbo/com.foo.Order/providers/";
@@ -267,4 +270,65 @@ async fn logs_in_and_says_why_it_cannot() -> Result<()> {
     assert!(why.contains("permission denied"), "{why}");
     assert!(status(&hub).await?.connected);
     Ok(())
+}
+
+/// A Dubbo 2.7 application.
+fn dubbo(name: &str, server: &Etcd, flags: &[(&str, &str)], folder: &Path) -> Result<Process> {
+    let registry = format!("etcd3://{}", server.address());
+    let first = [("registry", registry.as_str())];
+    let flags = first.iter().chain(flags);
+    let arguments = flags.flat_map(|(flag, value)| [format!("--{flag}"), (*value).to_owned()]);
+    let arguments: Vec<String> = arguments.collect();
+    let class = "mesh.apps.dubbo2.Client";
+    testkit::apps::start_client("dubbo2", class, name, &arguments, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dubbo_consumer_calls_a_provider_of_another_etcd() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere)?;
+    let (providers, consumers) = (Etcd::start(folder.path())?, Etcd::start(&elsewhere)?);
+    let loopback = Loopback::claim()?;
+    loopback.write_hosts(folder.path())?;
+    let host = loopback.ip(2).to_string();
+    let flags = [("label", "v1"), ("host", &host), ("port", "20880")];
+    let mut provider = dubbo("provider", &providers, &flags, folder.path())?;
+
+    let hub = hub("one");
+    hub.set_sources(vec![source(providers.address(), Value::Null)?]);
+    let read = until("the provider is read", async || {
+        let services = hub.snapshot();
+        let service = services.get(&ServiceKey::new("dubbo", "mesh.apps.dubbo2.Echo"))?;
+        service.instances.first().cloned()
+    })
+    .await?;
+    assert_eq!((&*read.version, read.port), ("1.0", 20880));
+    let mut copy = Instance::clone(&read);
+    // Dubbo dials the machine's own address in place of one on the loopback, but leaves names alone.
+    copy.address = loopback.name(2).into();
+    let mark = [(ORIGIN_MARK, "one/etcd")];
+    copy.metadata = copy.metadata.iter().chain(mark).collect();
+
+    let writer = self::hub("one");
+    writer.set_sources(vec![source(consumers.address(), Value::Null)?]);
+    let publish = [("copy".into(), Arc::new(copy))].into_iter().collect();
+    let withdraw = std::collections::BTreeMap::new();
+    writer.set_wanted("etcd", Wanted { publish, withdraw });
+    let mut consumer = dubbo("consumer", &consumers, &[], folder.path())?;
+    let calls = |consumer: &mut Process, expected: &str| {
+        testkit::wait::until_ok("the calls", LIMIT, || {
+            consumer.say("call 10")?;
+            let answers = consumer.hear(LIMIT)?;
+            ensure!(answers == expected, "{answers}");
+            Ok(())
+        })
+    };
+    calls(&mut consumer, "{v1=10}")?;
+
+    // An orderly end is told at once; the copy goes when it is no longer wanted.
+    provider.terminate(LIMIT)?;
+    wait_endpoints(&hub, &[]).await?;
+    writer.set_wanted("etcd", Wanted::default());
+    calls(&mut consumer, "{failed=10}")
 }

@@ -1,6 +1,7 @@
 //! The Consul adapter with a real server. Where `make peers` has not built it there is nothing to test with.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use registry::{
     Wanted,
 };
 use serde_json::{Value, json};
+use testkit::net::Loopback;
+use testkit::process::Process;
 use testkit::registries::Consul;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -289,4 +292,69 @@ async fn a_token_is_sent_and_never_shown() -> Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// A Dubbo 2.7 application.
+fn dubbo(name: &str, server: &Consul, flags: &[(&str, &str)], folder: &Path) -> Result<Process> {
+    let registry = format!("consul://{}", server.address());
+    let first = [("registry", registry.as_str())];
+    let flags = first.iter().chain(flags);
+    let arguments = flags.flat_map(|(flag, value)| [format!("--{flag}"), (*value).to_owned()]);
+    let arguments: Vec<String> = arguments.collect();
+    let class = "mesh.apps.dubbo2.Client";
+    testkit::apps::start_client("dubbo2", class, name, &arguments, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dubbo_consumer_calls_a_provider_of_another_consul() -> Result<()> {
+    if !is_built() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere)?;
+    let providers = Consul::start(folder.path(), "{}")?;
+    let consumers = Consul::start(&elsewhere, "{}")?;
+    let loopback = Loopback::claim()?;
+    loopback.write_hosts(folder.path())?;
+    let host = loopback.ip(2).to_string();
+    let flags = [("label", "v1"), ("host", &host), ("port", "20880")];
+    let mut provider = dubbo("provider", &providers, &flags, folder.path())?;
+
+    let hub = hub("one");
+    hub.set_sources(vec![source(providers.address(), None)?]);
+    let read = until("the provider is read", async || {
+        let services = hub.snapshot();
+        let service = services.get(&ServiceKey::new("dubbo", "mesh.apps.dubbo2.Echo"))?;
+        service.instances.first().filter(|i| i.healthy).cloned()
+    })
+    .await?;
+    assert_eq!((&*read.version, read.port), ("1.0", 20880));
+    let mut copy = Instance::clone(&read);
+    // Dubbo dials the machine's own address in place of one on the loopback, but leaves names alone.
+    copy.address = loopback.name(2).into();
+    let mark = [(ORIGIN_MARK, "one/consul")];
+    copy.metadata = copy.metadata.iter().chain(mark).collect();
+
+    let writer = self::hub("one");
+    writer.set_sources(vec![source(consumers.address(), None)?]);
+    let publish = [("copy".into(), Arc::new(copy))].into_iter().collect();
+    let withdraw = std::collections::BTreeMap::new();
+    writer.set_wanted("consul", Wanted { publish, withdraw });
+    let mut consumer = dubbo("consumer", &consumers, &[], folder.path())?;
+    let calls = |consumer: &mut Process, expected: &str| {
+        testkit::wait::until_ok("the calls", LIMIT, || {
+            consumer.say("call 10")?;
+            let answers = consumer.hear(LIMIT)?;
+            ensure!(answers == expected, "{answers}");
+            Ok(())
+        })
+    };
+    calls(&mut consumer, "{v1=10}")?;
+
+    // An orderly end is told at once; the copy goes when it is no longer wanted.
+    provider.terminate(LIMIT)?;
+    wait_endpoints(&hub, &[]).await?;
+    writer.set_wanted("consul", Wanted::default());
+    calls(&mut consumer, "{failed=10}")
 }
