@@ -1,3 +1,4 @@
 //! The mesh as other registries: each answers the wire of one, for applications that change only the address of theirs.
 
 pub mod eureka;
+pub mod zookeeper;

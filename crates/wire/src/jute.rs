@@ -1,4 +1,4 @@
-//! ZooKeeper's wire (jute), the client's side: frames of a 32-bit length, big-endian numbers, strings and buffers with a length
+//! ZooKeeper's wire (jute): frames of a 32-bit length, big-endian numbers, strings and buffers with a length
 //! before them (-1: none). Records as in ZooKeeper's `zookeeper.jute`.
 
 /// `OpCode`s of requests.
@@ -11,8 +11,42 @@ pub mod op {
     pub const EXISTS: i32 = 3;
     /// Reads a node's data.
     pub const GET_DATA: i32 = 4;
+    /// Writes a node's data.
+    pub const SET_DATA: i32 = 5;
+    /// Reads a node's permissions.
+    pub const GET_ACL: i32 = 6;
+    /// Writes a node's permissions.
+    pub const SET_ACL: i32 = 7;
     /// Reads the names of a node's children.
     pub const GET_CHILDREN: i32 = 8;
+    /// Waits for what others wrote.
+    pub const SYNC: i32 = 9;
+    /// Children and stat.
+    pub const GET_CHILDREN2: i32 = 12;
+    /// Checks a node's version, within a transaction.
+    pub const CHECK: i32 = 13;
+    /// Several requests as one transaction.
+    pub const MULTI: i32 = 14;
+    /// Makes a node and answers its stat.
+    pub const CREATE2: i32 = 15;
+    /// Looks whether there is such a watch.
+    pub const CHECK_WATCHES: i32 = 17;
+    /// Takes watches back.
+    pub const REMOVE_WATCHES: i32 = 18;
+    /// Makes a node that goes when it has no children any more.
+    pub const CREATE_CONTAINER: i32 = 19;
+    /// Sets watches again after a lost connection.
+    pub const SET_WATCHES: i32 = 101;
+    /// Names of the session's nodes.
+    pub const GET_EPHEMERALS: i32 = 103;
+    /// Number of all nodes below one.
+    pub const GET_ALL_CHILDREN_NUMBER: i32 = 104;
+    /// `SET_WATCHES` with lasting ones.
+    pub const SET_WATCHES2: i32 = 105;
+    /// Sets a lasting watch.
+    pub const ADD_WATCH: i32 = 106;
+    /// A failure within a transaction.
+    pub const ERROR: i32 = -1;
     /// Keeps the session.
     pub const PING: i32 = 11;
     /// Says who the client is.
@@ -35,6 +69,22 @@ pub mod xid {
 pub mod code {
     /// Done.
     pub const OK: i32 = 0;
+    /// The request cannot be read.
+    pub const MARSHALLING: i32 = -5;
+    /// There is no such request here.
+    pub const UNIMPLEMENTED: i32 = -6;
+    /// The request makes no sense.
+    pub const BAD_ARGUMENTS: i32 = -8;
+    /// A request of the same transaction failed.
+    pub const RUNTIME_INCONSISTENCY: i32 = -2;
+    /// The node has another version.
+    pub const BAD_VERSION: i32 = -103;
+    /// Nodes of a session have no children.
+    pub const NO_CHILDREN_FOR_EPHEMERALS: i32 = -108;
+    /// The node has children.
+    pub const NOT_EMPTY: i32 = -111;
+    /// There is no such watch.
+    pub const NO_WATCHER: i32 = -121;
     /// There is no such node.
     pub const NO_NODE: i32 = -101;
     /// Not permitted.
@@ -158,6 +208,11 @@ impl<'a> Reader<'a> {
         self.take().map(i64::from_be_bytes)
     }
 
+    /// A truth value.
+    pub fn bool(&mut self) -> Result<bool, Malformed> {
+        self.take::<1>().map(|[byte]| byte != 0)
+    }
+
     /// Bytes with their length; none are as good as empty ones.
     pub fn buffer(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.int()?;
@@ -234,6 +289,77 @@ impl ConnectResponse {
     }
 }
 
+/// `Stat`: what is said of a node. Times are ms since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// Transaction that made it.
+    pub czxid: i64,
+    /// Transaction that last wrote it.
+    pub mzxid: i64,
+    /// When it was made.
+    pub ctime: i64,
+    /// When it was last written.
+    pub mtime: i64,
+    /// How often it was written.
+    pub version: i32,
+    /// How often its children changed.
+    pub cversion: i32,
+    /// How often its permissions changed.
+    pub aversion: i32,
+    /// Its session; 0 for one that stays.
+    pub ephemeral_owner: i64,
+    /// Bytes of its data.
+    pub data_length: i32,
+    /// Number of its children.
+    pub num_children: i32,
+    /// Transaction that last changed its children.
+    pub pzxid: i64,
+}
+
+impl Stat {
+    /// Appends it.
+    pub fn write(&self, writer: &mut Writer) {
+        writer.long(self.czxid).long(self.mzxid);
+        writer.long(self.ctime).long(self.mtime);
+        writer
+            .int(self.version)
+            .int(self.cversion)
+            .int(self.aversion);
+        writer.long(self.ephemeral_owner);
+        writer.int(self.data_length).int(self.num_children);
+        writer.long(self.pzxid);
+    }
+}
+
+/// `ConnectRequest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectRequest {
+    /// The last transaction that the client has seen.
+    pub last_zxid: i64,
+    /// The session timeout that it asks for, in ms.
+    pub timeout_ms: i32,
+    /// The session that it goes on with; 0: a new one.
+    pub session: i64,
+    /// That session's password.
+    pub password: Vec<u8>,
+    /// Whether it says if it takes a read-only server, and so expects an answer to that.
+    pub knows_read_only: bool,
+}
+
+impl ConnectRequest {
+    /// Reads it.
+    pub fn read(reader: &mut Reader<'_>) -> Result<ConnectRequest, Malformed> {
+        reader.int()?;
+        Ok(ConnectRequest {
+            last_zxid: reader.long()?,
+            timeout_ms: reader.int()?,
+            session: reader.long()?,
+            password: reader.buffer()?.to_vec(),
+            knows_read_only: reader.bool().is_ok(),
+        })
+    }
+}
+
 /// `EventType` of a `WatcherEvent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventType {
@@ -299,6 +425,7 @@ mod tests {
             // Whatever comes of it: an answer or an error.
             let _ = ReplyHeader::read(&mut reader.clone());
             let _ = ConnectResponse::read(&mut reader.clone());
+            let _ = ConnectRequest::read(&mut reader.clone());
             let _ = watcher_event(&mut reader.clone());
             let _ = ephemeral_owner(&mut reader.clone());
             let _ = reader.clone().strings();

@@ -18,6 +18,7 @@ use crate::registry_source::ConfigDuration;
 use crate::secret::Credentials;
 use crate::source::{Link, Report};
 
+pub(crate) use layout::{Said, node, said};
 use session::{Client, Events, Failure};
 
 const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,6 +62,21 @@ fn sofarpc_root() -> String {
 
 fn spring_root() -> String {
     "/services".to_owned()
+}
+
+impl Default for Config {
+    /// The layouts at their usual places.
+    fn default() -> Config {
+        Config {
+            servers: Vec::new(),
+            chroot: String::new(),
+            dubbo_roots: dubbo_roots(),
+            sofarpc_root: sofarpc_root(),
+            spring_root: spring_root(),
+            session_timeout: None,
+            digest: None,
+        }
+    }
 }
 
 impl Config {

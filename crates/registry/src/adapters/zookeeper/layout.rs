@@ -110,8 +110,44 @@ pub(super) fn application(application: &str, data: &[u8]) -> Result<Node, Malfor
     Ok(Node::Spring(instance))
 }
 
+/// What a node of an application says.
+pub(crate) enum Said {
+    /// An instance.
+    Instance(Instance),
+    /// An application of Dubbo, whose services its metadata say.
+    Application(Provider),
+}
+
+/// Reads the node at a path. `None`: there are no providers in such places, or it serves nothing.
+pub(crate) fn said(config: &Config, path: &str, data: &[u8]) -> Option<Result<Said, Malformed>> {
+    for (layout, root) in roots(config) {
+        let Some(below) = path
+            .strip_prefix(&root)
+            .and_then(|rest| rest.strip_prefix('/'))
+        else {
+            continue;
+        };
+        let parts: Vec<&str> = below.split('/').collect();
+        return match (layout, parts.as_slice()) {
+            (Layout::Applications, [name, _]) => match application(name, data) {
+                Ok(Node::Spring(instance)) => Some(Ok(Said::Instance(instance))),
+                Ok(Node::Dubbo(provider)) => Some(Ok(Said::Application(provider))),
+                Ok(Node::Nothing) => None,
+                Err(error) => Some(Err(error)),
+            },
+            (Layout::Dubbo | Layout::SofaRpc, [service, "providers", node])
+                if layout.is_service(service) =>
+            {
+                Some(layout.instance(service, node).map(Said::Instance))
+            }
+            _ => None,
+        };
+    }
+    None
+}
+
 /// Path and data of the node that says an instance to its framework; an error says why there is none.
-pub(super) fn node(
+pub(crate) fn node(
     config: &Config,
     id: &str,
     instance: &Instance,
