@@ -44,6 +44,23 @@ pub struct DiscoveryArgs {
     /// Answer as a Eureka server on this address, below /eureka.
     #[arg(long = "eurekaAddr", value_name = "ADDRESS", value_parser = address)]
     pub eureka_addr: Option<SocketAddr>,
+    /// Answer as a ZooKeeper server on this address, in the layouts of Dubbo, SOFARPC and Spring Cloud.
+    #[arg(long = "zookeeperAddr", value_name = "ADDRESS", value_parser = address)]
+    pub zookeeper_addr: Option<SocketAddr>,
+    /// User of the scheme digest that ZooKeeper's clients have to be; its password is in --zookeeperPasswordFile.
+    #[arg(
+        long = "zookeeperUser",
+        value_name = "NAME",
+        requires = "zookeeper_password_file"
+    )]
+    pub zookeeper_user: Option<String>,
+    /// File of that password.
+    #[arg(
+        long = "zookeeperPasswordFile",
+        value_name = "FILE",
+        requires = "zookeeper_user"
+    )]
+    pub zookeeper_password_file: Option<PathBuf>,
     /// Service registries to read; `none` for none.
     #[arg(
         long,

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use anyhow::{Context, Result, bail};
-use registry::{Hub, Registry, facades};
+use anyhow::{Context, Result, anyhow, bail};
+use registry::{Credentials, Hub, Registry, facades};
 use tokio::net::TcpListener;
 
 use crate::args::DiscoveryArgs;
@@ -33,6 +33,28 @@ impl Facades {
                 address: listener.local_addr()?,
             };
             let serving = facades::eureka::serve(listener, hub.clone(), registry, config);
+            facades.add(flag, serving);
+        }
+        if let Some(address) = args.zookeeper_addr {
+            let flag = "--zookeeperAddr";
+            let registry = writable(flag, registry)?;
+            let listener = listen(flag, address).await?;
+            let digest = args.zookeeper_user.as_ref().map(|username| Credentials {
+                username: username.clone(),
+                password: None,
+                password_file: args.zookeeper_password_file.clone(),
+            });
+            if let Some(digest) = &digest {
+                // It is read again at each log-in.
+                digest
+                    .password()
+                    .map_err(|error| anyhow!("{flag}: {error}"))?;
+            }
+            let config = facades::zookeeper::Config {
+                address: listener.local_addr()?,
+                digest,
+            };
+            let serving = facades::zookeeper::serve(listener, hub.clone(), registry, config);
             facades.add(flag, serving);
         }
         Ok(facades)
