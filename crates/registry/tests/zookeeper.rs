@@ -253,8 +253,27 @@ async fn copies_are_written_as_dubbo_writes_them() -> Result<()> {
         "{children:?}"
     );
     wait_endpoints(&two, &["10.9.0.1:2 w100 v2.0 g"]).await?;
-    // A hub that ends in an orderly way takes its copies with it.
+    // Another replica takes over: the first has nothing to take away any more.
+    let successor = hub("one", None);
+    successor.set_sources(vec![source(server.address())?]);
+    let wanted = Wanted {
+        publish: [copy(2)].into_iter().collect(),
+        ..Wanted::default()
+    };
+    successor.set_wanted("zk", wanted);
+    until("the successor's copy is written", async || {
+        status(&successor).await.ok().filter(|s| s.written == 1)
+    })
+    .await?;
+    one.set_wanted("zk", Wanted::default());
+    until("the first has let go", async || {
+        status(&one).await.ok().filter(|s| s.written == 0)
+    })
+    .await?;
     one.set_sources(Vec::new());
+    cli.children(PROVIDERS, 1)?;
+    // A hub that ends in an orderly way takes its copies with it.
+    successor.set_sources(Vec::new());
     cli.children(PROVIDERS, 0)?;
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use wire::jute::{EPHEMERAL, PERM_ALL, PERM_READ, Reader, code, ephemeral_owner, op};
+use wire::jute::{EPHEMERAL, PERM_ALL, PERM_READ, Reader, Writer, code, ephemeral_owner, op};
 
 use super::Config;
 use super::layout::node;
@@ -17,40 +18,58 @@ struct Written {
     data: Vec<u8>,
 }
 
+/// Until what the server refused is tried again, doubled with each failure.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
 /// Writes until the hub ends.
 pub(super) async fn run(config: &Config, link: &Link, client: &Client) {
     let mut wanted = link.wanted();
     let mut written: HashMap<Arc<str>, Written> = HashMap::new();
+    let (min, max) = AGAIN;
+    let mut again = min;
     loop {
         let now = wanted.borrow_and_update().clone();
-        publish(config, link, client, &now.publish, &mut written).await;
+        let published = publish(config, link, client, &now.publish, &mut written).await;
+        let mut done = published;
         for (id, instance) in &now.withdraw {
-            if let Ok((path, _)) = node(config, id, instance) {
-                delete(client, &path).await;
+            let withdrawn = match node(config, id, instance) {
+                Ok((path, _)) => delete(client, &path).await,
+                // What has no place here was never here.
+                Err(_) => true,
+            };
+            done &= withdrawn;
+            if withdrawn {
+                link.report(Report::Withdrawn { id: id.clone() }).await;
             }
-            link.report(Report::Withdrawn { id: id.clone() }).await;
         }
-        if wanted.changed().await.is_err() {
-            return;
+        again = if done { min } else { (again * 2).min(max) };
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(again), if !done => {}
         }
     }
 }
 
+/// Makes the wanted nodes and deletes those of this session that are wanted no longer. Whether all went well.
 async fn publish(
     config: &Config,
     link: &Link,
     client: &Client,
     wanted: &BTreeMap<Arc<str>, Arc<Instance>>,
     written: &mut HashMap<Arc<str>, Written>,
-) {
+) -> bool {
     let gone: Vec<Arc<str>> = written
         .keys()
         .filter(|id| !wanted.contains_key(*id))
         .cloned()
         .collect();
+    let mut done = true;
     for id in gone {
-        if let Some(before) = written.remove(&id) {
-            delete(client, &before.path).await;
+        if let Some(before) = written.remove(&id)
+            && !delete_own(client, &before).await
+        {
+            done = false;
+            written.insert(id, before);
         }
     }
     for (id, instance) in wanted {
@@ -62,14 +81,16 @@ async fn publish(
                     continue;
                 }
                 // The new one first: at no time is there none.
-                let moved = before.filter(|before| before.path != path);
-                let moved = moved.map(|before| before.path.clone());
                 let result = create(config, client, &path, &data).await;
-                if let Some(moved) = moved {
-                    delete(client, &moved).await;
-                }
+                done &= result.is_ok();
                 if result.is_ok() {
-                    written.insert(id.clone(), Written { path, data });
+                    let now = Written { path, data };
+                    let moved = written.insert(id.clone(), now);
+                    if let Some(moved) = moved
+                        && written.get(id).is_some_and(|now| now.path != moved.path)
+                    {
+                        delete_own(client, &moved).await;
+                    }
                 }
                 result
             }
@@ -77,6 +98,7 @@ async fn publish(
         let id = id.clone();
         link.report(Report::Written { id, result }).await;
     }
+    done
 }
 
 /// Makes the node this session's. One that is there is of an earlier session of a hub (its name has a hub's mark), or has
@@ -90,7 +112,9 @@ async fn create(config: &Config, client: &Client, path: &str, data: &[u8]) -> Re
                 if is_own(client, path, data).await {
                     return Ok(());
                 }
-                delete(client, path).await;
+                if replace(config, client, path, data).await {
+                    return Ok(());
+                }
             }
             Some(Err(code)) => {
                 return Err(format!("the server refuses to create the node: {code}"));
@@ -110,19 +134,39 @@ async fn make(
 ) -> Option<Reply> {
     client
         .call(op::CREATE, |writer| {
-            writer.buffer(path.as_bytes()).buffer(data);
-            if config.digest.is_some() {
-                // Who logged in may do anything, everybody may read: consumers need not log in.
-                writer.int(2);
-                writer.int(PERM_ALL).buffer(b"auth").buffer(b"");
-                writer.int(PERM_READ).buffer(b"world").buffer(b"anyone");
-            } else {
-                writer.int(1);
-                writer.int(PERM_ALL).buffer(b"world").buffer(b"anyone");
-            }
-            writer.int(flags);
+            create_request(writer, config, path, data, flags)
         })
         .await
+}
+
+/// Makes a node of another session this one's, in one step: nobody sees it gone.
+async fn replace(config: &Config, client: &Client, path: &str, data: &[u8]) -> bool {
+    let reply = client.call(op::MULTI, |writer| {
+        writer.int(op::DELETE).bool(false).int(-1);
+        writer.buffer(path.as_bytes()).int(-1);
+        writer.int(op::CREATE).bool(false).int(-1);
+        create_request(writer, config, path, data, EPHEMERAL);
+        writer.int(-1).bool(true).int(-1);
+    });
+    let Some(Ok(body)) = reply.await else {
+        return false;
+    };
+    // `MultiHeader` of the first result: it is an error when any of them failed.
+    Reader::new(&body).int() == Ok(op::DELETE)
+}
+
+fn create_request(writer: &mut Writer, config: &Config, path: &str, data: &[u8], flags: i32) {
+    writer.buffer(path.as_bytes()).buffer(data);
+    if config.digest.is_some() {
+        // Who logged in may do anything, everybody may read: consumers need not log in.
+        writer.int(2);
+        writer.int(PERM_ALL).buffer(b"auth").buffer(b"");
+        writer.int(PERM_READ).buffer(b"world").buffer(b"anyone");
+    } else {
+        writer.int(1);
+        writer.int(PERM_ALL).buffer(b"world").buffer(b"anyone");
+    }
+    writer.int(flags);
 }
 
 async fn make_folders(config: &Config, client: &Client, path: &str) -> Result<(), String> {
@@ -156,11 +200,15 @@ async fn is_own(client: &Client, path: &str, data: &[u8]) -> bool {
     same && ephemeral_owner(&mut reader) == Ok(client.session())
 }
 
-async fn delete(client: &Client, path: &str) {
-    // What is not there any more is as good as deleted; a lost connection takes the session's nodes along.
-    let _ = client
-        .call(op::DELETE, |writer| {
-            writer.buffer(path.as_bytes()).int(-1);
-        })
-        .await;
+/// Deletes a node if it still is this session's: another hub may have taken it over.
+async fn delete_own(client: &Client, node: &Written) -> bool {
+    !is_own(client, &node.path, &node.data).await || delete(client, &node.path).await
+}
+
+/// Whether the node is gone.
+async fn delete(client: &Client, path: &str) -> bool {
+    let reply = client.call(op::DELETE, |writer| {
+        writer.buffer(path.as_bytes()).int(-1);
+    });
+    matches!(reply.await, Some(Ok(_) | Err(code::NO_NODE)))
 }
