@@ -47,6 +47,11 @@ pub struct Mesh {
 impl Mesh {
     /// Starts pilot on an empty folder of configuration and waits until it is ready.
     pub fn start() -> Result<Mesh> {
+        Mesh::start_with(&[])
+    }
+
+    /// The same with addresses of registries that pilot answers as: flags and ports on pilot's host.
+    pub fn start_with(facades: &[(&str, u16)]) -> Result<Mesh> {
         let loopback = Loopback::claim()?;
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("config");
@@ -70,6 +75,10 @@ impl Mesh {
             .arg("--configDir")
             .arg(&config)
             .current_dir(folder.path());
+        for (flag, port) in facades {
+            let address = loopback.address(PILOT_HOST, *port).to_string();
+            command.args([*flag, &address]);
+        }
         let pilot = Process::start("pilot", &mut command, folder.path())?;
         let mut mesh = Mesh {
             pilot,
