@@ -164,6 +164,11 @@ impl Link {
         let _ = self.reports.send(reported).await;
     }
 
+    /// Whether the hub has not yet taken all that it was told. What is told as a whole each time had better wait then.
+    pub fn is_behind(&self) -> bool {
+        self.reports.capacity() < self.reports.max_capacity()
+    }
+
     /// What has to be in the registry, as it changes.
     pub fn wanted(&self) -> watch::Receiver<Arc<Wanted>> {
         self.wanted.clone()

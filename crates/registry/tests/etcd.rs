@@ -220,6 +220,31 @@ async fn copies_live_as_long_as_the_hub() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_than_one_page_is_read_and_written() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Etcd::start(folder.path())?;
+    let one = hub("one");
+    one.set_sources(vec![source(server.address(), Value::Null)?]);
+    let ports: Vec<u16> = (1..=3000).collect();
+    one.set_wanted("etcd", wanted(&ports, &[]));
+    until("all are written", async || {
+        status(&one).await.ok().filter(|s| s.copies == ports.len())
+    })
+    .await?;
+    let two = hub("two");
+    two.set_sources(vec![source(server.address(), Value::Null)?]);
+    let read = until("all are read", async || {
+        status(&two)
+            .await
+            .ok()
+            .filter(|s| s.instances == ports.len())
+    })
+    .await?;
+    ensure!(read.sessions == 1 && read.skipped == 0, "{read:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_in_and_says_why_it_cannot() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Etcd::start(folder.path())?;

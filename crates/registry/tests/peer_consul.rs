@@ -294,6 +294,42 @@ async fn a_token_is_sent_and_never_shown() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn more_services_than_an_agent_allows_connections_are_read_in_turn() -> Result<()> {
+    if !is_built() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let server = Consul::start(folder.path(), "{}")?;
+    let to = server.address();
+    for number in 0..300 {
+        let name = format!("shop-{number}");
+        put(
+            to,
+            "agent/service/register",
+            &service(&name, &name, json!({})),
+        )?;
+    }
+    let hub = hub("one");
+    hub.set_sources(vec![source(to, None)?]);
+    let all = until("all are read", async || {
+        status(&hub)
+            .await
+            .ok()
+            .filter(|s| s.synced && s.instances == 300)
+    })
+    .await?;
+    ensure!(all.sessions == 1, "{all:?}");
+    let moved = service("shop-7", "shop-7", json!({"Port": 81}));
+    put(to, "agent/service/register", &moved)?;
+    until("the change is read", async || {
+        let services = hub.snapshot();
+        let service = services.get(&ServiceKey::new("http", "shop-7"))?;
+        service.instances.iter().any(|i| i.port == 81).then_some(())
+    })
+    .await
+}
+
 /// A Dubbo 2.7 application.
 fn dubbo(name: &str, server: &Consul, flags: &[(&str, &str)], folder: &Path) -> Result<Process> {
     let registry = format!("consul://{}", server.address());

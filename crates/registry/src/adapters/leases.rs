@@ -14,6 +14,8 @@ use crate::source::{Link, Report, Wanted};
 
 /// Requests under way at a time.
 const REQUESTS: usize = 16;
+/// Copies that the server is told before it is looked what is due.
+const ROUND: usize = 256;
 /// Until a copy that the server did not take is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -205,7 +207,11 @@ async fn renew<S: LeaseServer>(
         .copies
         .iter_mut()
         .filter(|(_, copy)| copy.due <= now);
-    let asked = due.map(|(id, copy)| async move {
+    let mut due: Vec<_> = due.collect();
+    // Thousands of new ones do not keep those waiting that are there.
+    due.sort_by_key(|(_, copy)| (!copy.registered, copy.due));
+    due.truncate(ROUND);
+    let asked = due.into_iter().map(|(id, copy)| async move {
         let result = tell(server, &copy.entry, copy.registered).await;
         copy.registered = result.is_ok();
         copy.due = Instant::now() + if result.is_ok() { interval } else { RETRY };

@@ -21,6 +21,8 @@ const WAIT: Duration = Duration::from_secs(55);
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// A server that answers at once though nothing changed is not asked more often than this.
 const PAUSE: Duration = Duration::from_millis(20);
+/// An answer is a whole list: the longer it is, the more changes go into one.
+const PER_ENTRY: Duration = Duration::from_micros(50);
 
 /// What is known of a service.
 struct Known {
@@ -102,13 +104,15 @@ pub(super) async fn run(link: &Link, agent: &Agent, first: Services) -> Failure 
                 continue;
             };
             let (number, index) = (service.number, service.index);
+            let entries = u32::try_from(service.entries.len()).unwrap_or(u32::MAX);
+            let pause = PAUSE + PER_ENTRY * entries;
             let wait = if known.len() > QUESTIONS {
                 SHORT_WAIT
             } else {
                 WAIT
             };
             under_way.push(Either::Right(async move {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(pause).await;
                 let answer = agent.instances(&name, Some((index, wait))).await;
                 Answer::Instances(name, number, answer)
             }));

@@ -2,9 +2,11 @@
 //! what lies between.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
+use tokio::time::Instant;
 
 use super::Config;
 use super::client::{Client, Failure};
@@ -15,7 +17,12 @@ use crate::naming::dubbo::{self, Url};
 use crate::source::{Link, List, Report, Skipped, Trouble};
 
 /// Keys of one answer.
-const PAGE: i64 = 5000;
+const PAGE: i64 = 2000;
+/// A list is whole each time: the longer it is, the more changes go into one.
+const PER_ENTRY: Duration = Duration::from_micros(10);
+/// Until it is looked again whether the hub has taken the list before, and how long at most.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const LATEST: Duration = Duration::from_secs(1);
 /// The folder of an interface's providers.
 const PROVIDERS: &str = "providers";
 
@@ -175,25 +182,43 @@ async fn follow(
         let events = client.watch(create).await?;
         watches.push(events.map(move |event| (root, event)));
     }
-    while let Some((root, event)) = watches.next().await {
-        let response =
-            event.map_err(|e| Failure::new(Trouble::Unreachable, e.message().to_owned()))?;
-        check(&response)?;
-        let mut changed = BTreeSet::new();
-        for event in &response.events {
-            let Some(kv) = &event.kv else { continue };
-            changed.extend(if event.kind == DELETE {
-                held.remove(root, &kv.key)
-            } else {
-                held.put(root, &kv.key)
-            });
-        }
-        for folder in changed {
-            // The server itself said what went.
-            link.report(Report::List(held.list(&folder, true))).await;
+    let mut changed: BTreeSet<String> = BTreeSet::new();
+    let mut next_report = Instant::now();
+    loop {
+        tokio::select! {
+            event = watches.next() => {
+                let Some((root, event)) = event else {
+                    return Err(Failure::new(Trouble::Unreachable, "the watch has ended"));
+                };
+                let response =
+                    event.map_err(|e| Failure::new(Trouble::Unreachable, e.message().to_owned()))?;
+                check(&response)?;
+                for event in &response.events {
+                    let Some(kv) = &event.kv else { continue };
+                    changed.extend(if event.kind == DELETE {
+                        held.remove(root, &kv.key)
+                    } else {
+                        held.put(root, &kv.key)
+                    });
+                }
+            }
+            () = tokio::time::sleep_until(next_report), if !changed.is_empty() => {
+                if link.is_behind() && next_report.elapsed() < LATEST {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                let mut entries = 0;
+                for folder in std::mem::take(&mut changed) {
+                    // The server itself said what went.
+                    let list = held.list(&folder, true);
+                    entries += list.instances.len();
+                    link.report(Report::List(list)).await;
+                }
+                let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+                next_report = Instant::now() + PER_ENTRY * entries;
+            }
         }
     }
-    Err(Failure::new(Trouble::Unreachable, "the watch has ended"))
 }
 
 fn check(response: &WatchResponse) -> Result<(), Failure> {

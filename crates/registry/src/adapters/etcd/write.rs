@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
+
 use super::Config;
 use super::client::{Client, Failure};
 use super::messages::PutRequest;
@@ -11,11 +13,16 @@ use crate::model::Instance;
 use crate::naming::dubbo;
 use crate::source::{Link, Report, Trouble, Wanted};
 
+/// Requests under way at a time.
+const REQUESTS: usize = 32;
+
 /// The lease, and the copies below it by their keys.
 #[derive(Default)]
 pub(super) struct Written {
     lease: Option<i64>,
     keys: HashMap<Arc<str>, String>,
+    /// Keys that may be there and have to go.
+    stale: HashSet<String>,
     unfit: HashMap<Arc<str>, String>,
 }
 
@@ -47,44 +54,62 @@ async fn write(
     loop {
         let now = wanted.borrow_and_update().clone();
         if !now.publish.is_empty() {
-            let is_new = written.keep_lease(config, client).await?;
-            again |= is_new;
+            again |= written.keep_lease(config, client).await?;
         }
-        written.publish(config, link, client, &now, again).await?;
-        again = false;
-        for (id, instance) in &now.withdraw {
-            if let Ok(key) = key(config, instance) {
-                client.delete(&key).await?;
+        let lease = written.lease;
+        tokio::select! {
+            done = make_true(config, link, client, written, &now, again) => {
+                done?;
+                again = false;
             }
-            link.report(Report::Withdrawn { id: id.clone() }).await;
+            // Thousands of copies take longer than a lease.
+            over = keep(client, lease, interval) => {
+                over?;
+                again = true;
+                continue;
+            }
         }
-        again |= keep(client, written, &mut wanted, interval).await?;
-        if wanted.has_changed().is_err() {
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() {
+                return Ok(());
+            },
+            over = keep(client, lease, interval) => {
+                over?;
+                again = true;
+            }
+        }
+    }
+}
+
+/// Keeps the lease alive until it is over, and everything below it gone.
+async fn keep(client: &Client, lease: Option<i64>, interval: Duration) -> Result<(), Failure> {
+    let Some(lease) = lease else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(interval).await;
+        if !client.keep_alive(lease).await? {
             return Ok(());
         }
     }
 }
 
-/// Keeps the lease until something else is wanted; `true`: the lease is over and everything below it gone.
-async fn keep(
+async fn make_true(
+    config: &Config,
+    link: &Link,
     client: &Client,
     written: &mut Written,
-    wanted: &mut tokio::sync::watch::Receiver<Arc<Wanted>>,
-    interval: Duration,
-) -> Result<bool, Failure> {
-    loop {
-        tokio::select! {
-            // Whether the hub has ended is asked by the caller.
-            _ = wanted.changed() => return Ok(false),
-            () = tokio::time::sleep(interval) => {}
+    wanted: &Wanted,
+    again: bool,
+) -> Result<(), Failure> {
+    written.publish(config, link, client, wanted, again).await?;
+    for (id, instance) in &wanted.withdraw {
+        if let Ok(key) = key(config, instance) {
+            client.delete(&key).await?;
         }
-        if let Some(lease) = written.lease
-            && !client.keep_alive(lease).await?
-        {
-            written.lease = None;
-            return Ok(true);
-        }
+        link.report(Report::Withdrawn { id: id.clone() }).await;
     }
+    Ok(())
 }
 
 impl Written {
@@ -107,45 +132,57 @@ impl Written {
         wanted: &Wanted,
         again: bool,
     ) -> Result<(), Failure> {
-        let mut made: HashMap<Arc<str>, String> = HashMap::new();
+        let gone = self
+            .keys
+            .extract_if(|id, _| !wanted.publish.contains_key(id));
+        self.stale.extend(gone.map(|(_, key)| key));
+        let mut missing: Vec<(&Arc<str>, &Instance, String)> = Vec::new();
         for (id, instance) in &wanted.publish {
-            let key = match key(config, instance) {
-                Ok(key) => key,
+            match key(config, instance) {
+                Ok(key) if !again && self.keys.get(id) == Some(&key) => {}
+                Ok(key) => {
+                    let before = self.keys.insert(id.clone(), key.clone());
+                    self.stale.extend(before);
+                    missing.push((id, instance, key));
+                }
                 Err(why) => {
                     if self.unfit.get(id) != Some(&why) {
                         self.unfit.insert(id.clone(), why.clone());
                         let (id, result) = (id.clone(), Err(why));
                         link.report(Report::Written { id, result }).await;
                     }
-                    continue;
                 }
-            };
-            if !again && self.keys.get(id) == Some(&key) {
-                made.insert(id.clone(), key);
-                continue;
             }
+        }
+        let lease = self.lease.unwrap_or(0);
+        let puts = missing.into_iter().map(|(id, instance, key)| async move {
             let request = PutRequest {
-                key: key.clone().into_bytes(),
+                key: key.into_bytes(),
                 value: instance.address.as_bytes().to_vec(),
-                lease: self.lease.unwrap_or(0),
+                lease,
             };
-            let result = match client.put(request).await {
+            (id, client.put(request).await)
+        });
+        let puts: Vec<_> = puts.collect();
+        let mut puts = stream::iter(puts).buffer_unordered(REQUESTS);
+        while let Some((id, done)) = puts.next().await {
+            let result = match done {
                 // Others may be permitted.
-                Err(failure) if failure.is_denied => Err(failure.reason),
-                done => {
-                    done?;
-                    made.insert(id.clone(), key);
-                    Ok(())
+                Err(failure) if failure.is_denied => {
+                    self.keys.remove(id);
+                    Err(failure.reason)
                 }
+                done => Ok(done?),
             };
             let id = id.clone();
             link.report(Report::Written { id, result }).await;
         }
         // The new ones came first: at no time is there none.
-        let before = std::mem::replace(&mut self.keys, made);
         let made: HashSet<&String> = self.keys.values().collect();
-        for key in before.values().filter(|key| !made.contains(key)) {
-            client.delete(key).await?;
+        self.stale.retain(|key| !made.contains(key));
+        for key in self.stale.clone() {
+            client.delete(&key).await?;
+            self.stale.remove(&key);
         }
         self.unfit.retain(|id, _| wanted.publish.contains_key(id));
         Ok(())
