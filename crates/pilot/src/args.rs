@@ -72,6 +72,10 @@ pub struct DiscoveryArgs {
     /// Folder where the embedded registry keeps what was registered; without it, it forgets when pilot ends.
     #[arg(long = "registryDir", value_name = "FOLDER")]
     pub registry_dir: Option<PathBuf>,
+    /// File that the pilots of a mesh which see it lock: who has it leads the synchronisation of registries. Without it, this
+    /// pilot leads.
+    #[arg(long = "leaseFile", value_name = "FILE")]
+    pub lease_file: Option<PathBuf>,
     /// Domain of Kubernetes' service names.
     #[arg(long, default_value = "cluster.local")]
     pub domain: String,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use registry::{Event, RegistrySource, SourceSpec};
+use registry::{Event, RegistrySource, RegistrySync, SourceSpec, SyncRule};
 use tokio::sync::{mpsc, watch};
 
 use crate::istio::mesh_config::MeshConfig;
@@ -42,6 +42,8 @@ pub struct Sources {
     pub config_dir: Option<PathBuf>,
     /// All registries as one directory.
     pub registries: registry::Hub,
+    /// What is copied between them.
+    pub sync: Arc<registry::Sync>,
     /// Labels of proxies as they connect.
     pub workloads: mpsc::Receiver<Workload>,
 }
@@ -51,6 +53,7 @@ pub(crate) struct Controller {
     mesh: Arc<MeshConfig>,
     files: Option<FileStore>,
     registries: registry::Hub,
+    sync: Arc<registry::Sync>,
     registered: Registered,
     workloads: Arc<HashMap<String, Labels>>,
     config: Arc<Config>,
@@ -108,6 +111,7 @@ impl Controller {
             mesh: sources.mesh,
             files: sources.config_dir.as_deref().map(FileStore::new),
             registries: sources.registries,
+            sync: sources.sync,
             registered: Registered::default(),
             workloads: Arc::default(),
             config: Arc::default(),
@@ -218,9 +222,31 @@ impl Controller {
             .collect()
     }
 
+    /// The synchronisations of the mesh configuration and of objects.
+    fn registry_syncs(&self) -> Vec<SyncRule> {
+        let objects = self
+            .config
+            .iter()
+            .filter_map(|(id, object)| match &object.spec {
+                Spec::RegistrySync(spec) => Some((id.mesh_wide_name(), spec.as_ref())),
+                _ => None,
+            });
+        let named = self.mesh.registry_syncs.iter();
+        let named = named.map(|(name, spec)| (name.clone(), spec));
+        let all: BTreeMap<String, &RegistrySync> = named.chain(objects).collect();
+        all.into_iter()
+            .filter_map(|(name, spec)| spec.compile(&name).ok())
+            .collect()
+    }
+
+    fn set_registries(&self) {
+        self.registries.set_sources(self.registry_sources());
+        self.sync.set_rules(self.registry_syncs());
+    }
+
     fn load_files(&mut self) {
         let Some(files) = &self.files else {
-            self.registries.set_sources(self.registry_sources());
+            self.set_registries();
             return;
         };
         let (config, problems) = files.config();
@@ -241,7 +267,7 @@ impl Controller {
         }
         self.config = Arc::new(config);
         self.problems = problems.into();
-        self.registries.set_sources(self.registry_sources());
+        self.set_registries();
     }
 
     fn publish_files(&mut self, ready: &Waiting) {

@@ -26,7 +26,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/debug/registryz", "all services"),
     (
         "/debug/registries",
-        "each registry that is read and written, and entries that were skipped",
+        "each registry that is read and written, entries that were skipped, and what is copied",
     ),
     ("/debug/endpointz", "the endpoints of all services"),
     ("/debug/configz", "the configuration in force"),
@@ -191,7 +191,11 @@ async fn registryz(State(hub): State<Arc<Hub>>) -> Response {
 
 async fn registries(State(hub): State<Arc<Hub>>) -> Response {
     match hub.registries().status().await {
-        Some(status) => pretty(&serde_json::to_value(status).unwrap_or_default()),
+        Some(status) => {
+            let mut page = json!(status);
+            page["sync"] = json!(**hub.sync_status().borrow());
+            pretty(&page)
+        }
         None => not_ready(),
     }
 }
@@ -257,6 +261,7 @@ fn object_value(object: &Object) -> Value {
         Spec::DestinationRule(spec) => serde_json::to_value(spec),
         Spec::Sidecar(spec) => serde_json::to_value(spec),
         Spec::RegistrySource(spec) => serde_json::to_value(spec),
+        Spec::RegistrySync(spec) => serde_json::to_value(spec),
     };
     json!({
         "apiVersion": object.id.kind.api_version(),
@@ -401,13 +406,14 @@ fn decoded<'a>(
 
 /// `/metrics`, `/version` and the debug pages: the monitoring port.
 pub(crate) fn monitoring(hub: Arc<Hub>, metrics: Arc<crate::metrics::Metrics>) -> Router {
-    let registries = hub.registries().clone();
+    let (registries, sync) = (hub.registries().clone(), hub.sync_status());
     let text = move || async move {
         let kind = HeaderValue::from_static("text/plain; version=0.0.4");
         let mut text = metrics.render();
         if let Some(status) = registries.status().await {
             crate::metrics::render_registries(&mut text, &status);
         }
+        crate::metrics::render_sync(&mut text, &sync.borrow());
         ([(header::CONTENT_TYPE, kind)], text)
     };
     let version =

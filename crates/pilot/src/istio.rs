@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use registry::RegistrySource;
+use registry::{RegistrySource, RegistrySync};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Protocol;
@@ -44,6 +44,8 @@ pub enum Kind {
     Sidecar,
     /// `RegistrySource`, a kind of this mesh.
     RegistrySource,
+    /// `RegistrySync`, a kind of this mesh.
+    RegistrySync,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
             "DestinationRule" => Kind::DestinationRule,
             "Sidecar" => Kind::Sidecar,
             "RegistrySource" => Kind::RegistrySource,
+            "RegistrySync" => Kind::RegistrySync,
             _ => return None,
         })
     }
@@ -63,7 +66,7 @@ impl Kind {
     /// The `apiVersion` that objects of the kind are shown with.
     pub fn api_version(self) -> &'static str {
         match self {
-            Kind::RegistrySource => MESH_API,
+            Kind::RegistrySource | Kind::RegistrySync => MESH_API,
             _ => "networking.istio.io/v1",
         }
     }
@@ -71,7 +74,7 @@ impl Kind {
     /// Whether `version` is an `apiVersion` that has the kind.
     pub fn is_of(self, version: &str) -> bool {
         match self {
-            Kind::RegistrySource => version == MESH_API,
+            Kind::RegistrySource | Kind::RegistrySync => version == MESH_API,
             _ => matches!(
                 version,
                 "networking.istio.io/v1"
@@ -124,6 +127,7 @@ impl ObjectId {
             Kind::DestinationRule => "destination-rule",
             Kind::Sidecar => "sidecar",
             Kind::RegistrySource => "registry-source",
+            Kind::RegistrySync => "registry-sync",
         };
         format!(
             "/apis/{}/namespaces/{}/{kind}/{}",
@@ -164,6 +168,8 @@ pub enum Spec {
     Sidecar(Arc<Sidecar>),
     /// A registry that the directory reads and writes.
     RegistrySource(Arc<RegistrySource>),
+    /// What is copied from registry to registry.
+    RegistrySync(Arc<RegistrySync>),
 }
 
 /// A port with its protocol.

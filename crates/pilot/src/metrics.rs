@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use registry::{SourceStatus, Status};
+use registry::{Role, RuleStatus, SourceStatus, Status, SyncStatus, TargetStatus};
 
 /// Upper bounds of the histograms, in seconds: istiod's, and finer ones below, because pushes take milliseconds here.
 const BOUNDS: [f64; 13] = [
@@ -247,6 +247,48 @@ pub(crate) fn render_registries(text: &mut String, status: &Status) {
                 "{name}{{registry=\"{registry}\",kind=\"{kind}\"}} {}",
                 value(source)
             );
+        }
+    }
+}
+
+/// One gauge of a rule, and one of a registry that is written to.
+type RuleGauge = (&'static str, fn(&RuleStatus) -> usize);
+type TargetGauge = (&'static str, fn(&TargetStatus) -> usize);
+
+const RULE_GAUGES: [RuleGauge; 4] = [
+    ("pilot_registry_sync_rule_copies", |s| s.copies),
+    ("pilot_registry_sync_planned", |s| s.planned),
+    ("pilot_registry_sync_pending", |s| s.pending),
+    ("pilot_registry_sync_already_there", |s| s.already_there),
+];
+
+const TARGET_GAUGES: [TargetGauge; 4] = [
+    ("pilot_registry_sync_copies", |s| s.copies),
+    ("pilot_registry_sync_failed", |s| s.failed),
+    ("pilot_registry_sync_held", |s| s.held),
+    ("pilot_registry_sync_withdrawing", |s| s.withdrawing),
+];
+
+/// Adds what there is to say of copies between registries.
+pub(crate) fn render_sync(text: &mut String, status: &SyncStatus) {
+    if status.rules.is_empty() && status.targets.is_empty() {
+        return;
+    }
+    let leads = usize::from(status.role == Role::Leader);
+    let _ = writeln!(
+        text,
+        "# TYPE pilot_registry_sync_leader gauge\npilot_registry_sync_leader {leads}"
+    );
+    for (name, value) in RULE_GAUGES {
+        let _ = writeln!(text, "# TYPE {name} gauge");
+        for rule in &status.rules {
+            let _ = writeln!(text, "{name}{{sync=\"{}\"}} {}", rule.name, value(rule));
+        }
+    }
+    for (name, value) in TARGET_GAUGES {
+        let _ = writeln!(text, "# TYPE {name} gauge");
+        for (target, status) in &status.targets {
+            let _ = writeln!(text, "{name}{{registry=\"{target}\"}} {}", value(status));
         }
     }
 }

@@ -25,6 +25,7 @@ pub struct Hub {
     stop: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
     registries: registry::Hub,
+    sync: Arc<registry::Sync>,
 }
 
 /// A connected proxy, for the debug pages.
@@ -58,6 +59,7 @@ impl Hub {
         stop: watch::Receiver<bool>,
         metrics: Arc<Metrics>,
         registries: registry::Hub,
+        sync: Arc<registry::Sync>,
     ) -> Hub {
         Hub {
             snapshots,
@@ -67,12 +69,18 @@ impl Hub {
             stop,
             metrics,
             registries,
+            sync,
         }
     }
 
     /// All registries as one directory.
     pub(crate) fn registries(&self) -> &registry::Hub {
         &self.registries
+    }
+
+    /// How copies between registries are doing, as it changes.
+    pub(crate) fn sync_status(&self) -> watch::Receiver<Arc<registry::SyncStatus>> {
+        self.sync.status()
     }
 
     /// The newest snapshot, once all sources have been read.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use registry::{HubOptions, Limits, Registry};
+use registry::leader::{self, Election};
+use registry::{HubOptions, Limits, Registry, Sync, SyncOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -32,6 +33,8 @@ const GRACE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// File of the embedded registry in its folder.
 const REGISTRY_FILE: &str = "registry.redb";
+/// File of what was copied into other registries in it.
+const SYNC_FILE: &str = "sync.redb";
 /// Folder of the other registries' last known instances in it.
 const SOURCES_FOLDER: &str = "sources";
 
@@ -78,6 +81,18 @@ impl Pilot {
         let monitoring = bind("--monitoringAddr", args.monitoring_addr).await?;
         let facades = Facades::bind(args, &registries, registry.as_ref()).await?;
 
+        let election = match &args.lease_file {
+            Some(file) => Election::File(file.clone()),
+            None => Election::Alone,
+        };
+        let sync = Sync::start(
+            registries.clone(),
+            SyncOptions {
+                file: args.registry_dir.as_ref().map(|dir| dir.join(SYNC_FILE)),
+                role: leader::take_part(election),
+            },
+        );
+        let sync = Arc::new(sync.context("--registryDir")?);
         let metrics = Arc::new(Metrics::default());
         let (snapshots, snapshot) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
@@ -86,6 +101,7 @@ impl Pilot {
             mesh: Arc::new(mesh),
             config_dir: args.config_dir.clone(),
             registries: registries.clone(),
+            sync: sync.clone(),
             workloads: told,
         };
         tokio::spawn(Controller::run(sources, snapshots, metrics.clone()));
@@ -96,6 +112,7 @@ impl Pilot {
                 stopped,
                 metrics.clone(),
                 registries,
+                sync,
             )),
             metrics,
             registry,

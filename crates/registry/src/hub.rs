@@ -65,6 +65,7 @@ pub struct SourceSpec {
 enum Command {
     Sources(Vec<SourceSpec>),
     Wanted(Arc<str>, Wanted),
+    Release(Arc<str>),
     Status(oneshot::Sender<Status>),
 }
 
@@ -134,6 +135,11 @@ impl Hub {
     /// Says what has to be written to a registry.
     pub fn set_wanted(&self, source: &str, wanted: Wanted) {
         let _ = self.commands.send(Command::Wanted(source.into(), wanted));
+    }
+
+    /// Lets go of what was written to a registry without taking it out: another hub keeps it from now on.
+    pub fn release(&self, source: &str) {
+        let _ = self.commands.send(Command::Release(source.into()));
     }
 
     /// All services of all registries as they are now. Costs next to nothing.
@@ -323,6 +329,14 @@ impl Task {
                     && **adapter.wanted.borrow() != wanted
                 {
                     adapter.wanted.send_replace(Arc::new(wanted));
+                }
+            }
+            Command::Release(source) => {
+                self.state.wanted(&source, &Wanted::default());
+                // Leases and sessions end with the adapter; entries that another hub took over are under that one's.
+                if let Some(adapter) = self.adapters.remove(&source) {
+                    adapter.task.abort();
+                    self.start_adapter(adapter.spec);
                 }
             }
             Command::Status(answer) => {

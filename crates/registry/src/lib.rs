@@ -27,6 +27,7 @@ pub mod facades;
 mod grpc;
 mod http;
 mod hub;
+pub mod leader;
 mod limits;
 mod metadata;
 mod model;
@@ -39,6 +40,7 @@ mod services;
 mod source;
 mod state;
 mod store;
+mod sync;
 mod watch;
 mod web;
 
@@ -61,4 +63,9 @@ pub use secret::{Credentials, Secret};
 pub use services::{Service, Services};
 pub use source::{Link, LinkEnd, List, ORIGIN_MARK, Report, Skipped, Trouble, Wanted};
 pub use state::{Registered, Renewed};
+pub use sync::{
+    CopyName, Direction, HealthPolicy, Held, HeldCopy, MatchSpec, MetadataSpec, NamingSpec,
+    OwnedChange, OwnedCopy, RegistrySync, Role, RuleStatus, ServicesSpec, SourceNames, Step, Sync,
+    SyncOptions, SyncRule, SyncState, SyncStatus, TargetStatus, WeightSpec,
+};
 pub use watch::{Event, Since, Watch};

@@ -2,7 +2,7 @@
 //! hide its neighbours.
 
 use base::FieldError;
-use registry::RegistrySource;
+use registry::{RegistrySource, RegistrySync};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
@@ -242,6 +242,11 @@ fn spec(kind: Kind, value: Value, warnings: &mut Vec<String>) -> Result<Spec, Fi
             let spec: RegistrySource = typed(value)?;
             spec.compile("")?;
             Spec::RegistrySource(spec.into())
+        }
+        Kind::RegistrySync => {
+            let spec: RegistrySync = typed(value)?;
+            spec.compile("")?;
+            Spec::RegistrySync(spec.into())
         }
     })
 }

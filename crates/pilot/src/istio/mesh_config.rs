@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::FieldError;
-use registry::RegistrySource;
+use registry::{RegistrySource, RegistrySync};
 use serde::{Deserialize, Serialize};
 
 use super::duration::ConfigDuration;
@@ -46,6 +46,9 @@ pub struct MeshConfig {
     /// Registries by their names, as a `RegistrySource` each.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub registry_sources: BTreeMap<String, RegistrySource>,
+    /// Synchronisations by their names, as a `RegistrySync` each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub registry_syncs: BTreeMap<String, RegistrySync>,
     /// Port of the outbound capture listener; 15001.
     pub proxy_listen_port: u16,
     /// Port of the inbound capture listener; 15006.
@@ -82,6 +85,7 @@ impl Default for MeshConfig {
             default_http_retry_policy: None,
             default_config: None,
             registry_sources: BTreeMap::new(),
+            registry_syncs: BTreeMap::new(),
             proxy_listen_port: 15001,
             proxy_inbound_listen_port: 15006,
             default_service_export_to: vec!["*".to_owned()],
@@ -147,6 +151,10 @@ impl MeshConfig {
             source
                 .compile(name)
                 .map_err(|e| e.in_field(name).in_field("registrySources"))?;
+        }
+        for (name, sync) in &mesh.registry_syncs {
+            sync.compile(name)
+                .map_err(|e| e.in_field(name).in_field("registrySyncs"))?;
         }
         Ok(mesh)
     }

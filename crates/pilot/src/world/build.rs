@@ -148,7 +148,10 @@ fn index(
                     spec: spec.clone(),
                 });
             }
-            Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) | Spec::RegistrySource(_) => {}
+            Spec::ServiceEntry(_)
+            | Spec::WorkloadEntry(_)
+            | Spec::RegistrySource(_)
+            | Spec::RegistrySync(_) => {}
         }
     }
     index.source_labels = source_labels.into_iter().collect();

@@ -251,7 +251,12 @@ impl SourceState {
         let (mut instances, mut copies) = (Vec::new(), Vec::new());
         for mut instance in read {
             if instance.id.is_empty() {
-                instance.id = format!("{}@{}", instance.default_id(), self.name).into();
+                let id = format!("{}@{}", instance.default_id(), self.name);
+                // A copy is another entry than what an application put at the same address.
+                instance.id = match instance.metadata.get(ORIGIN_MARK) {
+                    None => id.into(),
+                    Some(mark) => format!("{id}~{mark}").into(),
+                };
             }
             instance.origin = self.name.clone();
             instance.ttl = None;
