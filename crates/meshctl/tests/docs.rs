@@ -39,12 +39,28 @@ fn check(what: &str, arguments: &[&str]) {
     );
 }
 
+/// The pages that show configuration.
+fn pages() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/registries");
+    let mut pages: Vec<String> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .map(|name| format!("registries/{}", name.to_string_lossy()))
+        .collect();
+    pages.sort();
+    pages.extend(["configuration.md", "registries.md"].map(ToOwned::to_owned));
+    pages
+}
+
 #[test]
 fn documented_configuration_is_valid() {
     let folder = tempfile::tempdir().expect("a folder");
     let (mut resources, mut bootstraps) = (0, 0);
-    for block in yaml_blocks("configuration.md") {
-        if block.contains("apiVersion:") {
+    let pages = pages();
+    for block in pages.iter().flat_map(|page| yaml_blocks(page)) {
+        if block.contains("apiVersion: mesh.sofastack.io")
+            || block.contains("apiVersion: networking.istio.io")
+        {
             resources += 1;
             let path = folder.path().join(format!("resources-{resources}"));
             fs::create_dir(&path).expect("a folder");
@@ -53,7 +69,7 @@ fn documented_configuration_is_valid() {
                 &block,
                 &["pilot", "validate", "--configDir", &path.to_string_lossy()],
             );
-        } else {
+        } else if block.contains("static_resources:") || block.contains("dynamic_resources:") {
             bootstraps += 1;
             let path = folder.path().join("bootstrap.yaml");
             fs::write(&path, &block).expect("written");
@@ -64,7 +80,7 @@ fn documented_configuration_is_valid() {
         }
     }
     assert!(
-        resources >= 3 && bootstraps >= 1,
+        resources >= 8 && bootstraps >= 1,
         "{resources} {bootstraps}"
     );
 }
