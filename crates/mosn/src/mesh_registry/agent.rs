@@ -2,6 +2,7 @@
 //! renews the leases, and begins again when the connection or the registry was lost.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::publications::Publications;
+use super::publications::{Owner, Publications};
 use super::service_id::ServiceId;
 use super::stopped;
 
@@ -37,12 +38,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// No service has this name: its watch is open for as long as the registry is there, and brings nothing.
 const NOBODY: &str = "mesh-registry.liveness";
+/// Applications that publish at the server by themselves.
+pub(super) const FACE: Owner = Owner(0);
 
 /// Shared by the server and the task that talks with the registry.
 pub(super) struct Agent {
     shared: Mutex<Shared>,
     changed: Notify,
     lease_ttl: Duration,
+    owners: AtomicU64,
 }
 
 struct Shared {
@@ -76,6 +80,7 @@ impl Agent {
             }),
             changed: Notify::new(),
             lease_ttl,
+            owners: AtomicU64::new(FACE.0),
         }
     }
 
@@ -84,9 +89,15 @@ impl Agent {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Somebody else who publishes.
+    pub(super) fn new_owner(&self) -> Owner {
+        Owner(self.owners.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
     /// Registers an instance as soon as the registry is there; an error says why that has not happened within `limit`.
     pub(super) async fn publish(
         &self,
+        owner: Owner,
         mut instance: Instance,
         limit: Duration,
     ) -> Result<(), String> {
@@ -95,7 +106,7 @@ impl Agent {
             let mut shared = self.shared();
             instance.ttl_ms = Some(u64::try_from(self.lease_ttl.as_millis()).unwrap_or(u64::MAX));
             instance.healthy = Some(!shared.unhealthy.contains(&instance.protocol));
-            shared.publications.publish(instance, waiter);
+            shared.publications.publish(owner, instance, waiter);
         }
         self.wait(
             answered,
@@ -105,14 +116,15 @@ impl Agent {
         .await
     }
 
-    /// Takes an instance out.
+    /// Takes an instance out, unless another wants it too.
     pub(super) async fn unpublish(
         &self,
+        owner: Owner,
         reference: &InstanceRef,
         limit: Duration,
     ) -> Result<(), String> {
         let (waiter, answered) = oneshot::channel();
-        self.shared().publications.unpublish(reference, waiter);
+        self.shared().publications.unpublish(owner, reference, waiter);
         self.wait(
             answered,
             limit,

@@ -7,17 +7,23 @@ use std::time::{Duration, SystemTime};
 
 use api::mesh::registry::v1::{Instance, InstanceRef};
 use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::application::{Application, Service, compile_applications};
 use super::config::Config;
+use super::publications::Owner;
 use super::server::instance_id;
 use super::{probe, stopped};
 
 /// Between two looks at the file.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// A file that changes within this time is still being written: half of it may look whole.
+const FILE_SETTLES: Duration = Duration::from_millis(100);
+/// How long what a file said before stays beside what it says now, until that was asked once.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 /// A larger file is refused.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -27,7 +33,7 @@ pub(super) async fn watch(agent: Arc<Agent>, config: Config, mut stop: watch::Re
     let mut tasks = JoinSet::new();
     for application in config.applications.iter().cloned() {
         let (agent, config) = (agent.clone(), config.clone());
-        tasks.spawn(async move { Keeper::new(agent, config, application).run().await });
+        tasks.spawn(async move { Keeper::new(agent, config, application).run(None).await });
     }
     if let Some(file) = config.applications_file.clone() {
         let (agent, config) = (agent.clone(), config.clone());
@@ -49,18 +55,19 @@ async fn follow(agent: &Arc<Agent>, config: &Arc<Config>, file: &Path) {
             _ = interval.tick() => {}
             Some(_) = tasks.join_next() => continue,
         }
-        let stamp = tokio::fs::metadata(file)
-            .await
-            .and_then(|metadata| Ok((metadata.modified()?, metadata.len())));
+        let stamp = stamp(file).await;
         if stamp.as_ref().ok() == seen.as_ref() && seen.is_some() {
             continue;
         }
         let read = match stamp {
             Err(error) => Err(error.to_string()),
-            Ok(stamp) => {
-                seen = Some(stamp);
-                read(file, config).await
-            }
+            Ok(stamp) => match settled(file, stamp).await {
+                false => continue,
+                true => {
+                    seen = Some(stamp);
+                    read(file, config).await
+                }
+            },
         };
         let applications = match read {
             Ok(applications) => applications,
@@ -73,30 +80,55 @@ async fn follow(agent: &Arc<Agent>, config: &Arc<Config>, file: &Path) {
             }
         };
         failure.clear();
-        running.retain(|(application, stop)| {
-            let stays = applications.contains(application);
-            if !stays {
-                // Its task may have ended already.
-                let _ = stop.send(true);
-            }
-            stays
-        });
+        let (stay, gone): (Vec<_>, Vec<_>) = running
+            .into_iter()
+            .partition(|(application, _)| applications.contains(application));
+        running = stay;
+        let mut asked = Vec::new();
         for application in applications {
             if running.iter().any(|(known, _)| *known == application) {
                 continue;
             }
             let (stop, mut ended) = watch::channel(false);
+            let (first, once) = oneshot::channel();
+            asked.push(once);
             let mut keeper = Keeper::new(agent.clone(), config.clone(), application.clone());
             tasks.spawn(async move {
                 tokio::select! {
-                    () = keeper.run() => {}
+                    () = keeper.run(Some(first)) => {}
                     () = stopped(&mut ended) => {}
                 }
                 keeper.withdraw().await;
             });
             running.push((application, stop));
         }
+        // What is in the old file and in the new one never goes.
+        let all_asked = async {
+            for once in asked {
+                // An error says that it has ended, which is as good.
+                let _ = once.await;
+            }
+        };
+        if timeout(TAKE_OVER, all_asked).await.is_err() {
+            tracing::warn!(file = %file.display(), "an application did not answer in {TAKE_OVER:?}");
+        }
+        for (_, stop) in gone {
+            // Its task may have ended already.
+            let _ = stop.send(true);
+        }
     }
+}
+
+/// What changes when the file does.
+async fn stamp(file: &Path) -> std::io::Result<(SystemTime, u64)> {
+    let metadata = tokio::fs::metadata(file).await?;
+    Ok((metadata.modified()?, metadata.len()))
+}
+
+/// Whether nobody writes the file just now.
+async fn settled(file: &Path, before: (SystemTime, u64)) -> bool {
+    tokio::time::sleep(FILE_SETTLES).await;
+    stamp(file).await.is_ok_and(|after| after == before)
 }
 
 async fn read(file: &Path, config: &Config) -> Result<Vec<Application>, String> {
@@ -123,6 +155,7 @@ async fn read(file: &Path, config: &Config) -> Result<Vec<Application>, String> 
 struct Keeper {
     agent: Arc<Agent>,
     config: Arc<Config>,
+    owner: Owner,
     application: Application,
     registered: BTreeMap<String, Instance>,
     failures: u32,
@@ -131,6 +164,7 @@ struct Keeper {
 impl Keeper {
     fn new(agent: Arc<Agent>, config: Arc<Config>, application: Application) -> Keeper {
         Keeper {
+            owner: agent.new_owner(),
             agent,
             config,
             application,
@@ -139,7 +173,8 @@ impl Keeper {
         }
     }
 
-    async fn run(&mut self) {
+    /// Looks after it for ever; says on `first` when it has looked once.
+    async fn run(&mut self, mut first: Option<oneshot::Sender<()>>) {
         loop {
             match probe::ask(&self.application).await {
                 Ok(services) => {
@@ -161,6 +196,10 @@ impl Keeper {
                         self.withdraw().await;
                     }
                 }
+            }
+            if let Some(first) = first.take() {
+                // One who waits no more needs no answer.
+                let _ = first.send(());
             }
             tokio::time::sleep(self.application.interval).await;
         }
@@ -204,12 +243,13 @@ impl Keeper {
             if self.registered.get(&id) == Some(&instance) {
                 continue;
             }
+            // The agent keeps on trying: to ask is enough, even if this ends while it waits.
+            self.registered.insert(id, instance.clone());
             let limit = self.config.publish_timeout;
-            if let Err(why) = self.agent.publish(instance.clone(), limit).await {
-                tracing::warn!(service = instance.service, "{why}");
+            let service = instance.service.clone();
+            if let Err(why) = self.agent.publish(self.owner, instance, limit).await {
+                tracing::warn!(service, "{why}");
             }
-            // The agent keeps on trying: to have asked is enough.
-            self.registered.insert(id, instance);
         }
     }
 
@@ -226,7 +266,7 @@ impl Keeper {
             id: instance.id.clone(),
         };
         let limit = self.config.publish_timeout;
-        if let Err(why) = self.agent.unpublish(&reference, limit).await {
+        if let Err(why) = self.agent.unpublish(self.owner, &reference, limit).await {
             tracing::warn!(service = instance.service, "{why}");
         }
     }

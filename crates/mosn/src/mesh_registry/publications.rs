@@ -34,8 +34,15 @@ fn reference((protocol, service, id): &Key) -> InstanceRef {
     }
 }
 
+/// Who wants a registration: applications at the server, or one declared application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner(pub(super) u64);
+
 struct Publication {
+    owner: Owner,
     instance: Instance,
+    /// Others who want something under the same id; the last takes over when the owner goes.
+    others: Vec<(Owner, Instance)>,
     /// The registry has this very content.
     acknowledged: bool,
     waiters: Vec<Waiter>,
@@ -54,31 +61,55 @@ impl Publications {
     }
 
     /// Wants an instance, in place of the one of the same id.
-    pub(super) fn publish(&mut self, instance: Instance, waiter: Waiter) {
+    pub(super) fn publish(&mut self, owner: Owner, instance: Instance, waiter: Waiter) {
         let key = key_of(&instance);
-        let mut waiters = match self.wanted.remove(&key) {
-            Some(before) => before.waiters,
-            None => Vec::new(),
+        // A removal that is not done yet would take out what is wanted now.
+        answer(self.removals.remove(&key).unwrap_or_default(), &Ok(()));
+        let (mut others, mut waiters) = match self.wanted.remove(&key) {
+            Some(mut before) => {
+                before.others.push((before.owner, before.instance));
+                (before.others, before.waiters)
+            }
+            None => (Vec::new(), Vec::new()),
         };
+        others.retain(|(other, _)| *other != owner);
         waiters.push(waiter);
         let publication = Publication {
+            owner,
             instance,
+            others,
             acknowledged: false,
             waiters,
         };
         self.wanted.insert(key, publication);
     }
 
-    /// Wants an instance no more.
-    pub(super) fn unpublish(&mut self, reference: &InstanceRef, waiter: Waiter) {
+    /// Its owner wants an instance no more. It stays while another wants it.
+    pub(super) fn unpublish(&mut self, owner: Owner, reference: &InstanceRef, waiter: Waiter) {
         let key = key_of_reference(reference);
-        if let Some(before) = self.wanted.remove(&key) {
-            answer(
-                before.waiters,
-                &Err("the service was unpublished meanwhile".to_owned()),
-            );
+        let Some(mut publication) = self.wanted.remove(&key) else {
+            self.removals.entry(key).or_default().push(waiter);
+            return;
+        };
+        if publication.owner == owner {
+            let gone = Err("the service was unpublished meanwhile".to_owned());
+            answer(std::mem::take(&mut publication.waiters), &gone);
+            match publication.others.pop() {
+                Some((next, instance)) => {
+                    publication.owner = next;
+                    publication.acknowledged &= publication.instance == instance;
+                    publication.instance = instance;
+                }
+                None => {
+                    self.removals.entry(key).or_default().push(waiter);
+                    return;
+                }
+            }
+        } else {
+            publication.others.retain(|(other, _)| *other != owner);
         }
-        self.removals.entry(key).or_default().push(waiter);
+        answer(vec![waiter], &Ok(()));
+        self.wanted.insert(key, publication);
     }
 
     /// What the registry has to be told to take out.
@@ -159,6 +190,11 @@ impl Publications {
     pub(super) fn set_healthy(&mut self, protocol: &str, healthy: bool) -> bool {
         let mut changed = false;
         for publication in self.wanted.values_mut() {
+            for (_, instance) in &mut publication.others {
+                if instance.protocol == protocol {
+                    instance.healthy = Some(healthy);
+                }
+            }
             let instance = &mut publication.instance;
             if instance.protocol == protocol && instance.healthy != Some(healthy) {
                 instance.healthy = Some(healthy);
@@ -186,6 +222,9 @@ fn answer(waiters: Vec<Waiter>, result: &Result<(), String>) {
 mod tests {
     use super::*;
 
+    const FACE: Owner = Owner(0);
+    const DECLARED: Owner = Owner(1);
+
     fn instance(weight: u32) -> Instance {
         Instance {
             protocol: "bolt".to_owned(),
@@ -200,10 +239,10 @@ mod tests {
     fn an_answer_to_an_older_content_acknowledges_nothing() {
         let mut publications = Publications::default();
         let (waiter, mut first) = oneshot::channel();
-        publications.publish(instance(1), waiter);
+        publications.publish(FACE, instance(1), waiter);
         let under_way = publications.to_register();
         let (waiter, mut second) = oneshot::channel();
-        publications.publish(instance(2), waiter);
+        publications.publish(FACE, instance(2), waiter);
         publications.acknowledge(&under_way);
         assert!(first.try_recv().is_err() && second.try_recv().is_err());
         assert_eq!(publications.to_register(), [instance(2)]);
@@ -219,16 +258,53 @@ mod tests {
     fn a_removal_waits_for_its_own_answer() {
         let mut publications = Publications::default();
         let (waiter, mut published) = oneshot::channel();
-        publications.publish(instance(1), waiter);
+        publications.publish(FACE, instance(1), waiter);
         let gone = publications.to_register();
         let (waiter, mut unpublished) = oneshot::channel();
         let reference = reference(&key_of(&instance(1)));
-        publications.unpublish(&reference, waiter);
+        publications.unpublish(FACE, &reference, waiter);
         publications.acknowledge(&gone);
         assert!(matches!(published.try_recv(), Ok(Err(_))));
         assert!(publications.registered().is_empty());
         assert_eq!(publications.to_remove(), std::slice::from_ref(&reference));
         publications.removed(&[reference]);
         assert_eq!(unpublished.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn one_that_goes_takes_nothing_from_another() {
+        let mut publications = Publications::default();
+        publications.publish(FACE, instance(1), oneshot::channel().0);
+        publications.acknowledge(&[instance(1)]);
+        publications.publish(DECLARED, instance(1), oneshot::channel().0);
+        publications.acknowledge(&[instance(1)]);
+        let reference = reference(&key_of(&instance(1)));
+        let (waiter, mut left) = oneshot::channel();
+        publications.unpublish(FACE, &reference, waiter);
+        assert_eq!(left.try_recv(), Ok(Ok(())));
+        assert_eq!(publications.registered(), std::slice::from_ref(&reference));
+        assert!(publications.to_remove().is_empty());
+
+        publications.publish(FACE, instance(2), oneshot::channel().0);
+        publications.acknowledge(&[instance(2)]);
+        publications.unpublish(FACE, &reference, oneshot::channel().0);
+        assert_eq!(publications.to_register(), [instance(1)]);
+        publications.unpublish(DECLARED, &reference, oneshot::channel().0);
+        assert_eq!(publications.to_remove(), [reference]);
+    }
+
+    #[test]
+    fn what_is_wanted_again_is_not_removed() {
+        let mut publications = Publications::default();
+        publications.publish(FACE, instance(1), oneshot::channel().0);
+        let under_way = publications.to_register();
+        let reference = reference(&key_of(&instance(1)));
+        let (waiter, mut removed) = oneshot::channel();
+        publications.unpublish(FACE, &reference, waiter);
+        publications.publish(FACE, instance(1), oneshot::channel().0);
+        publications.acknowledge(&under_way);
+        assert_eq!(removed.try_recv(), Ok(Ok(())));
+        assert!(publications.to_remove().is_empty());
+        assert_eq!(publications.registered(), [reference]);
     }
 }

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::agent::Agent;
+use super::agent::{Agent, FACE};
 use super::config::Config;
 use super::service_id::ServiceId;
 use super::stopped;
@@ -153,7 +153,7 @@ async fn publish(State(face): State<Arc<Face>>, request: Request) -> Answer {
                 ..publish.into_instance(&id, &app, &face.config.labels)
             };
             face.agent
-                .publish(instance, face.config.publish_timeout)
+                .publish(FACE, instance, face.config.publish_timeout)
                 .await
         }
     };
@@ -172,7 +172,7 @@ async fn unpublish(State(face): State<Arc<Face>>, request: Request) -> Answer {
                 id: located.id,
             };
             face.agent
-                .unpublish(&reference, face.config.publish_timeout)
+                .unpublish(FACE, &reference, face.config.publish_timeout)
                 .await
         }
     };
