@@ -124,7 +124,9 @@ impl Agent {
         limit: Duration,
     ) -> Result<(), String> {
         let (waiter, answered) = oneshot::channel();
-        self.shared().publications.unpublish(owner, reference, waiter);
+        self.shared()
+            .publications
+            .unpublish(owner, reference, waiter);
         self.wait(
             answered,
             limit,
