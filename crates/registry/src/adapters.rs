@@ -10,6 +10,7 @@ pub mod zookeeper;
 use base::FieldError;
 
 use crate::source::Link;
+use crate::tls::ClientTls;
 
 /// The words of a `RegistrySource` for the kinds of registries.
 pub(crate) const KINDS: [&str; 5] = ["consul", "etcd", "eureka", "files", "zookeeper"];
@@ -41,6 +42,16 @@ impl Config {
         }
     }
 
+    fn tls(&self) -> Option<&ClientTls> {
+        match self {
+            Config::Consul(config) => config.tls.as_ref(),
+            Config::Etcd(config) => config.tls.as_ref(),
+            Config::Eureka(config) => config.tls.as_ref(),
+            Config::Files(_) => None,
+            Config::ZooKeeper(config) => config.tls.as_ref(),
+        }
+    }
+
     /// Checks what deserialisation cannot.
     pub fn validate(&self) -> Result<(), FieldError> {
         match self {
@@ -55,6 +66,12 @@ impl Config {
 
 /// Reads and writes the registry until it is dropped.
 pub(crate) async fn run(config: Config, link: Link) {
+    if config.tls().is_some_and(|tls| tls.insecure_skip_verify) {
+        tracing::warn!(
+            registry = link.name(),
+            "insecureSkipVerify: whoever is between here and the registry can read and change everything"
+        );
+    }
     match config {
         Config::Consul(config) => consul::run(config, link).await,
         Config::Etcd(config) => etcd::run(config, link).await,

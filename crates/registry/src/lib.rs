@@ -41,6 +41,7 @@ mod source;
 mod state;
 mod store;
 mod sync;
+pub mod tls;
 mod watch;
 mod web;
 

@@ -6,14 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
+use crate::tls::{self, ClientTls};
+
 /// Bytes of an answer: a hundred thousand instances have 100 MB.
 const ANSWER_BYTES: usize = 256 << 20;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections without work are closed before most servers do it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// What stays as it is in a part of a path or a query.
@@ -52,22 +54,26 @@ impl Answer {
     }
 }
 
-/// Connections to the servers of one registry.
+/// Connections to one server of a registry.
 #[derive(Clone, Debug)]
 pub(crate) struct Web {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl Web {
-    pub(crate) fn new() -> Web {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
+    /// Reads the files of `tls` as they are now; a server whose URL begins with `https://` needs none.
+    pub(crate) fn to(server: &str, tls: Option<&ClientTls>) -> Result<Web, Unanswered> {
+        let system = ClientTls::default();
+        let is_https = server
+            .get(..8)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let tls = if is_https { tls.or(Some(&system)) } else { tls };
+        let connector = tls::http1_connector(tls).map_err(|e| e.to_string())?;
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_timer(TokioTimer::new())
             .build(connector);
-        Web { client }
+        Ok(Web { client })
     }
 
     /// Asks and waits for the whole answer, at most for `limit`.
@@ -93,7 +99,8 @@ impl Web {
     }
 }
 
-fn chain(error: &dyn Error) -> String {
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

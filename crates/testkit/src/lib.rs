@@ -18,6 +18,7 @@
 
 pub mod apps;
 mod bootstrap;
+pub mod certificates;
 pub mod http;
 pub mod mesh;
 pub mod net;

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base::FieldError;
-use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::adapters::leases;
@@ -19,6 +18,7 @@ use crate::backoff::Backoff;
 use crate::registry_source::ConfigDuration;
 use crate::secret::Secret;
 use crate::source::{Link, Report};
+use crate::tls::{self, ClientTls};
 
 use agent::{Agent, Failure};
 
@@ -30,7 +30,7 @@ const LEASE_DURATION_LIMITS: (Duration, Duration) =
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
-    /// URL of each agent: `http://host:8500`. The first that answers is used.
+    /// URL of each agent: `http://host:8500`, or `https`. The first that answers is used.
     pub servers: Vec<String>,
     /// The datacentre to read; the agent's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +44,9 @@ pub struct Config {
     /// After this long without a sign of this hub its copies are critical; 15 s when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_duration: Option<ConfigDuration>,
+    /// Of `https` agents; the system's authorities when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
 }
 
 impl Config {
@@ -53,13 +56,8 @@ impl Config {
             return Err(FieldError::at("servers", "must name an agent"));
         }
         for (index, server) in self.servers.iter().enumerate() {
-            let uri: Option<Uri> = server.parse().ok();
-            let authority = uri.as_ref().and_then(|uri| uri.authority());
-            let is_http = uri.as_ref().and_then(Uri::scheme_str) == Some("http");
-            if !is_http || authority.is_none_or(|authority| authority.as_str().contains('@')) {
-                let error = FieldError::new("must be http:// and host:port");
-                return Err(error.in_index(index).in_field("servers"));
-            }
+            tls::check_url(server, self.tls.as_ref())
+                .map_err(|message| FieldError::new(message).in_index(index).in_field("servers"))?;
         }
         if self.token.is_some() && self.token_file.is_some() {
             let message = "only one of token and tokenFile can be given";
@@ -72,7 +70,10 @@ impl Config {
                 return Err(FieldError::at("leaseDuration", message));
             }
         }
-        Ok(())
+        match &self.tls {
+            Some(tls) => tls.validate().map_err(|e| e.in_field("tls")),
+            None => Ok(()),
+        }
     }
 
     /// The token as it is now.

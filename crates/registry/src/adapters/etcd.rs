@@ -14,6 +14,7 @@ use crate::backoff::Backoff;
 use crate::registry_source::ConfigDuration;
 use crate::secret::Credentials;
 use crate::source::{Link, Report};
+use crate::tls::ClientTls;
 
 use client::{Client, Failure};
 
@@ -36,6 +37,9 @@ pub struct Config {
     /// Who logs in, where the server wants it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<Credentials>,
+    /// With it the servers are spoken to over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
 }
 
 fn dubbo_roots() -> Vec<String> {
@@ -71,8 +75,11 @@ impl Config {
                 return Err(FieldError::at("leaseDuration", message));
             }
         }
-        match &self.login {
-            Some(login) => login.validate().map_err(|e| e.in_field("login")),
+        if let Some(login) = &self.login {
+            login.validate().map_err(|e| e.in_field("login"))?;
+        }
+        match &self.tls {
+            Some(tls) => tls.validate().map_err(|e| e.in_field("tls")),
             None => Ok(()),
         }
     }
@@ -114,6 +121,6 @@ pub async fn run(config: Config, link: Link) {
 async fn connect(config: &Config, next: usize) -> Result<(String, Client), Failure> {
     let server = config.servers.get(next % config.servers.len().max(1));
     let server = server.map(String::as_str).unwrap_or_default();
-    let client = Client::connect(server, config.login.as_ref()).await?;
+    let client = Client::connect(server, config.login.as_ref(), config.tls.as_ref()).await?;
     Ok((server.to_owned(), client))
 }

@@ -8,7 +8,6 @@ mod write;
 use std::time::Duration;
 
 use base::FieldError;
-use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::adapters::leases;
@@ -16,6 +15,7 @@ use crate::backoff::Backoff;
 use crate::registry_source::ConfigDuration;
 use crate::secret::Credentials;
 use crate::source::{Link, Report, Trouble};
+use crate::tls::{self, ClientTls};
 
 use peer::Peer;
 use read::Held;
@@ -31,7 +31,7 @@ const LEASE_DURATION_LIMITS: (Duration, Duration) =
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
-    /// URL of each peer, with the path of the registry: `http://host:8761/eureka`. The first that answers is used.
+    /// URL of each peer, with the path of the registry: `http://host:8761/eureka`, or `https`. The first that answers is used.
     pub servers: Vec<String>,
     /// How often the server is asked what has changed; 5 s when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,6 +42,9 @@ pub struct Config {
     /// Who asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<Credentials>,
+    /// Of `https` servers; the system's authorities when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
 }
 
 impl Config {
@@ -51,7 +54,7 @@ impl Config {
             return Err(FieldError::at("servers", "must name a server"));
         }
         for (index, server) in self.servers.iter().enumerate() {
-            check_url(server)
+            tls::check_url(server, self.tls.as_ref())
                 .map_err(|message| FieldError::new(message).in_index(index).in_field("servers"))?;
         }
         for (field, duration, (min, max)) in [
@@ -65,8 +68,11 @@ impl Config {
                 return Err(FieldError::at(field, message));
             }
         }
-        match &self.basic_auth {
-            Some(basic_auth) => basic_auth.validate().map_err(|e| e.in_field("basicAuth")),
+        if let Some(basic_auth) = &self.basic_auth {
+            basic_auth.validate().map_err(|e| e.in_field("basicAuth"))?;
+        }
+        match &self.tls {
+            Some(tls) => tls.validate().map_err(|e| e.in_field("tls")),
             None => Ok(()),
         }
     }
@@ -79,22 +85,6 @@ impl Config {
     fn lease_duration(&self) -> Duration {
         self.lease_duration.map_or(LEASE_DURATION, |lease| lease.0)
     }
-}
-
-fn check_url(text: &str) -> Result<(), String> {
-    // The text itself is not in the message: it may have a password in it.
-    let uri: Uri = text.parse().map_err(|e| format!("must be a URL: {e}"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err("must begin with http://".to_owned());
-    }
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    if authority.contains('@') {
-        return Err("must have no user and password: they go into basicAuth".to_owned());
-    }
-    if uri.query().is_some() {
-        return Err("must have no query".to_owned());
-    }
-    Ok(())
 }
 
 /// Why a peer is no longer asked.
@@ -142,7 +132,7 @@ pub async fn run(config: Config, link: Link) {
 async fn connect(config: &Config, next: usize) -> Result<(Peer, Held), Failure> {
     let server = config.servers.get(next % config.servers.len().max(1));
     let server = server.map(String::as_str).unwrap_or_default();
-    let peer = Peer::new(server, config.basic_auth.as_ref())?;
+    let peer = Peer::new(server, config.basic_auth.as_ref(), config.tls.as_ref())?;
     let held = Held::new(peer.applications().await?);
     Ok((peer, held))
 }

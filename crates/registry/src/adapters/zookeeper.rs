@@ -17,6 +17,7 @@ use crate::dubbo_metadata::Revisions;
 use crate::registry_source::ConfigDuration;
 use crate::secret::Credentials;
 use crate::source::{Link, Report};
+use crate::tls::ClientTls;
 
 pub(crate) use layout::{Said, node, said};
 use session::{Client, Events, Failure};
@@ -50,6 +51,9 @@ pub struct Config {
     /// For the scheme `digest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Credentials>,
+    /// With it the servers are spoken to over TLS, at their `secureClientPort`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
 }
 
 fn dubbo_roots() -> Vec<String> {
@@ -75,6 +79,7 @@ impl Default for Config {
             spring_root: spring_root(),
             session_timeout: None,
             digest: None,
+            tls: None,
         }
     }
 }
@@ -111,8 +116,11 @@ impl Config {
                 return Err(FieldError::at("sessionTimeout", message));
             }
         }
-        match &self.digest {
-            Some(digest) => digest.validate().map_err(|e| e.in_field("digest")),
+        if let Some(digest) = &self.digest {
+            digest.validate().map_err(|e| e.in_field("digest"))?;
+        }
+        match &self.tls {
+            Some(tls) => tls.validate().map_err(|e| e.in_field("tls")),
             None => Ok(()),
         }
     }
@@ -163,7 +171,8 @@ async fn connect(
         }
     };
     let timeout = config.session_timeout.map_or(SESSION_TIMEOUT, |t| t.0);
-    let (client, events) = session::connect(server, timeout, resume, auth).await?;
+    let (client, events) =
+        session::connect(server, config.tls.as_ref(), timeout, resume, auth).await?;
     Ok((server.clone(), client, events))
 }
 

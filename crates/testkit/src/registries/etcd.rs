@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::certificates::{Authority, Certified};
 use crate::http;
 use crate::net::Loopback;
 use crate::process::Process;
 use crate::wait;
 
+/// Where it says how it is, without TLS.
+const HEALTH_PORT: u16 = 2381;
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// One etcd server; its data outlives [`Etcd::kill`].
@@ -20,19 +23,41 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct Etcd {
     loopback: Loopback,
     folder: PathBuf,
+    tls: Vec<String>,
     process: Process,
 }
 
 impl Etcd {
     /// Starts a server with its data and its log in `folder`, and waits until it answers.
     pub fn start(folder: &Path) -> Result<Etcd> {
+        Etcd::start_on(Loopback::claim()?, folder, Vec::new())
+    }
+
+    /// Starts a server that speaks TLS with clients that have a certificate of the authority.
+    pub fn start_tls(folder: &Path, authority: &Authority) -> Result<Etcd> {
         let loopback = Loopback::claim()?;
+        let ip = loopback.ip(1).to_string();
+        let Certified {
+            cert_file,
+            key_file,
+        } = authority.issue(folder, "etcd", &[&ip], None)?;
+        let tls = vec![
+            format!("--cert-file={}", cert_file.display()),
+            format!("--key-file={}", key_file.display()),
+            format!("--trusted-ca-file={}", authority.file().display()),
+            "--client-cert-auth".to_owned(),
+        ];
+        Etcd::start_on(loopback, folder, tls)
+    }
+
+    fn start_on(loopback: Loopback, folder: &Path, tls: Vec<String>) -> Result<Etcd> {
         let folder = folder.join("etcd");
         fs::create_dir_all(&folder)?;
-        let process = run(&loopback, &folder)?;
+        let process = run(&loopback, &folder, &tls)?;
         let mut server = Etcd {
             loopback,
             folder,
+            tls,
             process,
         };
         server.wait_ready()?;
@@ -51,7 +76,7 @@ impl Etcd {
 
     /// Starts it again on the same address with the same data.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(&self.loopback, &self.folder)?;
+        self.process = run(&self.loopback, &self.folder, &self.tls)?;
         self.wait_ready()
     }
 
@@ -62,7 +87,7 @@ impl Etcd {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let address = self.address();
+        let address = self.loopback.address(1, HEALTH_PORT);
         let process = &mut self.process;
         wait::until_ok("etcd", START_LIMIT, || {
             process.check()?;
@@ -73,8 +98,10 @@ impl Etcd {
     }
 }
 
-fn run(loopback: &Loopback, folder: &Path) -> Result<Process> {
-    let clients = format!("http://{}", loopback.address(1, 2379));
+fn run(loopback: &Loopback, folder: &Path, tls: &[String]) -> Result<Process> {
+    let scheme = if tls.is_empty() { "http" } else { "https" };
+    let clients = format!("{scheme}://{}", loopback.address(1, 2379));
+    let health = format!("http://{}", loopback.address(1, HEALTH_PORT));
     let peers = format!("http://{}", loopback.address(1, 2380));
     let mut command = Command::new("etcd");
     command
@@ -82,9 +109,11 @@ fn run(loopback: &Loopback, folder: &Path) -> Result<Process> {
         .arg(folder.join("data"))
         .args(["--listen-client-urls", &clients])
         .args(["--advertise-client-urls", &clients])
+        .args(["--listen-metrics-urls", &health])
         .args(["--listen-peer-urls", &peers])
         .args(["--initial-advertise-peer-urls", &peers])
         .args(["--initial-cluster", &format!("default={peers}")])
+        .args(tls)
         .current_dir(folder);
     Process::start("etcd", &mut command, folder)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::certificates::Authority;
 use crate::net::Loopback;
 use crate::process::Process;
 use crate::wait;
@@ -27,13 +28,35 @@ pub struct ZooKeeper {
 impl ZooKeeper {
     /// Starts a server with its data and its log in `folder`, and waits until it answers.
     pub fn start(folder: &Path) -> Result<ZooKeeper> {
+        ZooKeeper::start_on(Loopback::claim()?, folder, "")
+    }
+
+    /// Starts a server that also listens for clients with TLS that have a certificate of the authority.
+    pub fn start_tls(folder: &Path, authority: &Authority) -> Result<ZooKeeper> {
         let loopback = Loopback::claim()?;
+        let ip = loopback.ip(1);
+        let server = authority.issue(folder, "zookeeper", &[&ip.to_string()], None)?;
+        let store = folder.join("zookeeper.pem");
+        let both = [&server.key_file, &server.cert_file].map(fs::read_to_string);
+        fs::write(&store, both.into_iter().collect::<Result<String, _>>()?)?;
+        let config = format!(
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+             secureClientPort=2281\nsecureClientPortAddress={ip}\nssl.hostnameVerification=false\n\
+             ssl.keyStore.type=PEM\nssl.keyStore.location={}\n\
+             ssl.trustStore.type=PEM\nssl.trustStore.location={}\n",
+            store.display(),
+            authority.file().display()
+        );
+        ZooKeeper::start_on(loopback, folder, &config)
+    }
+
+    fn start_on(loopback: Loopback, folder: &Path, more: &str) -> Result<ZooKeeper> {
         let folder = folder.join("zookeeper");
         fs::create_dir_all(folder.join("data"))?;
         let config = format!(
             "tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n\
              clientPort=2181\nclientPortAddress={}\ndataDir={}\nadmin.enableServer=false\n\
-             4lw.commands.whitelist=*\n",
+             4lw.commands.whitelist=*\n{more}",
             loopback.ip(1),
             folder.join("data").display()
         );
@@ -51,6 +74,11 @@ impl ZooKeeper {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.loopback.address(1, 2181)
+    }
+
+    /// Where clients connect with TLS, if the server was started with it.
+    pub fn secure_address(&self) -> SocketAddr {
+        self.loopback.address(1, 2281)
     }
 
     /// Kills it (SIGKILL).
@@ -95,7 +123,10 @@ fn run(folder: &Path) -> Result<Process> {
     command
         .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         .args(["-Dzookeeper.jmx.log4j.disable=true", "-cp"])
-        .arg(format!("/etc/zookeeper/conf:{JAR}"))
+        // Only TLS needs the last two.
+        .arg(format!(
+            "/etc/zookeeper/conf:{JAR}:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar"
+        ))
         .arg("org.apache.zookeeper.server.ZooKeeperServerMain")
         .arg(folder.join("zoo.cfg"))
         .current_dir(folder);

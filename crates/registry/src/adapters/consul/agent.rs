@@ -73,7 +73,7 @@ impl Agent {
             server: server.trim_end_matches('/').to_owned(),
             datacenter,
             token: token.transpose()?,
-            web: Web::new(),
+            web: Web::to(server, config.tls.as_ref()).map_err(refused)?,
         })
     }
 

@@ -18,6 +18,8 @@ use super::messages::{
 };
 use crate::secret::Credentials;
 use crate::source::Trouble;
+use crate::tls::{ClientTls, http2_connector};
+use crate::web::chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,18 +83,22 @@ impl Client {
     pub(super) async fn connect(
         server: &str,
         login: Option<&Credentials>,
+        tls: Option<&ClientTls>,
     ) -> Result<Client, Failure> {
         let unreachable = |why: &dyn std::error::Error| {
-            let cause = why.source().map_or_else(String::new, |e| format!(": {e}"));
-            Failure::new(Trouble::Unreachable, format!("{server}: {why}{cause}"))
+            Failure::new(Trouble::Unreachable, format!("{server}: {}", chain(why)))
         };
-        let endpoint = Endpoint::from_shared(format!("http://{server}"))
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let connector = http2_connector(tls)
+            .map_err(|e| Failure::new(Trouble::Refused, format!("{server}: {e}")))?;
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{server}"))
             .map_err(|e| unreachable(&e))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|e| unreachable(&e))?;
+        let connecting = endpoint.connect_with_connector(connector);
+        let channel = connecting.await.map_err(|e| unreachable(&e))?;
         let mut client = Client {
             channel,
             token: None,

@@ -13,6 +13,7 @@ use crate::eureka::info::{Info, Status};
 use crate::eureka::{Applications, Format};
 use crate::secret::Credentials;
 use crate::source::Trouble;
+use crate::tls::ClientTls;
 use crate::web::{Answer, Web, part};
 
 /// For a question about one instance.
@@ -28,7 +29,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(server: &str, login: Option<&Credentials>) -> Result<Peer, Failure> {
+    pub(super) fn new(
+        server: &str,
+        login: Option<&Credentials>,
+        tls: Option<&ClientTls>,
+    ) -> Result<Peer, Failure> {
         let authorization = login.map(authorization).transpose();
         Ok(Peer {
             server: server.trim_end_matches('/').to_owned(),
@@ -36,7 +41,10 @@ impl Peer {
                 trouble: Trouble::Refused,
                 reason,
             })?,
-            web: Web::new(),
+            web: Web::to(server, tls).map_err(|reason| Failure {
+                trouble: Trouble::Refused,
+                reason,
+            })?,
         })
     }
 

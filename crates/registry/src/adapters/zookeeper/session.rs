@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use wire::jute::{
@@ -12,6 +11,7 @@ use wire::jute::{
 };
 
 use crate::source::Trouble;
+use crate::tls::{self, ClientTls, Stream};
 
 /// Bytes of a frame: a list of 100,000 providers has 40 MB.
 const FRAME_BYTES: usize = 256 * 1024 * 1024;
@@ -94,11 +94,13 @@ impl Client {
 /// Opens a connection; with `resume` in that session if it still is.
 pub(super) async fn connect(
     server: &str,
+    tls: Option<&ClientTls>,
     session_timeout: Duration,
     resume: Option<Resume>,
     auth: Option<String>,
 ) -> Result<(Client, Events), Failure> {
-    let opened = timeout(CONNECT_TIMEOUT, open(server, session_timeout, resume, auth)).await;
+    let opening = open(server, tls, session_timeout, resume, auth);
+    let opened = timeout(CONNECT_TIMEOUT, opening).await;
     let (stream, response) = opened.map_err(|_| {
         Failure::unreachable(&format!("{server}: no answer in {CONNECT_TIMEOUT:?}"))
     })??;
@@ -129,13 +131,13 @@ pub(super) async fn connect(
 
 async fn open(
     server: &str,
+    tls: Option<&ClientTls>,
     session_timeout: Duration,
     resume: Option<Resume>,
     auth: Option<String>,
-) -> Result<(TcpStream, ConnectResponse), Failure> {
+) -> Result<(Stream, ConnectResponse), Failure> {
     let failed = |error: std::io::Error| Failure::unreachable(&format!("{server}: {error}"));
-    let mut stream = TcpStream::connect(server).await.map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
+    let mut stream = tls::connect(server, tls).await.map_err(failed)?;
     let resume = resume.unwrap_or(Resume {
         id: 0,
         password: vec![0; 16],
@@ -148,7 +150,7 @@ async fn open(
         .buffer(&resume.password)
         .bool(false)
         .finish();
-    stream.write_all(&request).await.map_err(failed)?;
+    send(&mut stream, &request).await.map_err(failed)?;
     let frame = read_frame(&mut stream).await.map_err(failed)?;
     let response = ConnectResponse::read(&mut Reader::new(&frame))
         .map_err(|error| Failure::protocol(&error))?;
@@ -163,7 +165,7 @@ async fn open(
             .buffer(b"digest")
             .buffer(auth.as_bytes())
             .finish();
-        stream.write_all(&packet).await.map_err(failed)?;
+        send(&mut stream, &packet).await.map_err(failed)?;
         let frame = read_frame(&mut stream).await.map_err(failed)?;
         let header = ReplyHeader::read(&mut Reader::new(&frame))
             .map_err(|error| Failure::protocol(&error))?;
@@ -194,14 +196,20 @@ async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Ve
     Ok(frame)
 }
 
+/// TLS keeps what the socket did not take until it is flushed.
+async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
+}
+
 /// Until the connection breaks, or nobody has requests any more: then the session is closed.
 async fn serve(
-    stream: TcpStream,
+    stream: Stream,
     mut calls: mpsc::UnboundedReceiver<Call>,
     events: &mpsc::UnboundedSender<(EventType, String)>,
     session_timeout: Duration,
 ) -> Failure {
-    let (mut read, mut write) = stream.into_split();
+    let (mut read, mut write) = tokio::io::split(stream);
     // Reading a frame cannot be given up half-way: it has a task of its own.
     let (frames, mut received) = mpsc::channel(64);
     let reader = tokio::spawn(async move {
@@ -223,7 +231,7 @@ async fn serve(
                 let Some(first) = call else {
                     let close = Writer::request(next, op::CLOSE_SESSION).finish();
                     // A server that does not hear it ends the session after its timeout.
-                    let _ = write.write_all(&close).await;
+                    let _ = send(&mut write, &close).await;
                     let _ = timeout(Duration::from_millis(200), received.recv()).await;
                     break Failure::unreachable("closed");
                 };
@@ -235,7 +243,7 @@ async fn serve(
                     next = if next == i32::MAX { 1 } else { next + 1 };
                     call = if bytes.len() < 64 * 1024 { calls.try_recv().ok() } else { None };
                 }
-                if let Err(error) = write.write_all(&bytes).await {
+                if let Err(error) = send(&mut write, &bytes).await {
                     break Failure::unreachable(&error);
                 }
             }
@@ -255,7 +263,7 @@ async fn serve(
                     break Failure::unreachable("the server does not answer");
                 }
                 let ping = Writer::request(xid::PING, op::PING).finish();
-                if let Err(error) = write.write_all(&ping).await {
+                if let Err(error) = send(&mut write, &ping).await {
                     break Failure::unreachable(&error);
                 }
             }
