@@ -5,6 +5,7 @@ pub mod etcd;
 pub mod eureka;
 pub mod files;
 mod leases;
+pub mod sofaregistry;
 pub mod zookeeper;
 
 use base::FieldError;
@@ -13,7 +14,14 @@ use crate::source::Link;
 use crate::tls::ClientTls;
 
 /// The words of a `RegistrySource` for the kinds of registries.
-pub(crate) const KINDS: [&str; 5] = ["consul", "etcd", "eureka", "files", "zookeeper"];
+pub(crate) const KINDS: [&str; 6] = [
+    "consul",
+    "etcd",
+    "eureka",
+    "files",
+    "sofaregistry",
+    "zookeeper",
+];
 
 /// Which registry a source is, and how it is reached.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +34,8 @@ pub enum Config {
     Eureka(eureka::Config),
     /// A folder of YAML files.
     Files(files::Config),
+    /// SOFARegistry.
+    SofaRegistry(sofaregistry::Config),
     /// ZooKeeper.
     ZooKeeper(zookeeper::Config),
 }
@@ -38,6 +48,7 @@ impl Config {
             Config::Etcd(_) => "etcd",
             Config::Eureka(_) => "eureka",
             Config::Files(_) => "files",
+            Config::SofaRegistry(_) => "sofaregistry",
             Config::ZooKeeper(_) => "zookeeper",
         }
     }
@@ -59,6 +70,7 @@ impl Config {
             Config::Etcd(config) => config.validate(),
             Config::Eureka(config) => config.validate(),
             Config::Files(config) => config.validate(),
+            Config::SofaRegistry(config) => config.validate(),
             Config::ZooKeeper(config) => config.validate(),
         }
     }
@@ -77,6 +89,7 @@ pub(crate) async fn run(config: Config, link: Link) {
         Config::Etcd(config) => etcd::run(config, link).await,
         Config::Eureka(config) => eureka::run(config, link).await,
         Config::Files(config) => files::run(config, link).await,
+        Config::SofaRegistry(config) => sofaregistry::run(config, link).await,
         Config::ZooKeeper(config) => zookeeper::run(config, link).await,
     }
 }

@@ -37,6 +37,7 @@ mod parts;
 mod registry_source;
 mod secret;
 mod services;
+mod sofaregistry;
 mod source;
 mod state;
 mod store;

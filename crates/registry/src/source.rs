@@ -30,6 +30,13 @@ pub enum Report {
     },
     /// The whole of one of the registry's lists.
     List(List),
+    /// One of the lists was given, but cannot be read: what was known of it stays.
+    Unread {
+        /// Its name in the registry.
+        name: Arc<str>,
+        /// Why it cannot be read.
+        skipped: Skipped,
+    },
     /// Every list was given since `Connected`: those that were not given again are gone.
     Synced,
     /// A wanted copy is in the registry, or why it is not.

@@ -96,13 +96,20 @@ pub fn start_client(
     arguments: &[String],
     folder: &Path,
 ) -> Result<Process> {
-    let mut command = java(module, class, arguments, folder)?;
+    let mut command = java(module, class, &[], arguments, folder)?;
     let mut process = Process::converse(name, &mut command, folder)?;
     wait_ready(&mut process)?;
     Ok(process)
 }
 
-fn java(module: &str, class: &str, arguments: &[String], folder: &Path) -> Result<Command> {
+/// The JVM for `class` of a module of `tests/apps`, with `options` of its own.
+pub(crate) fn java(
+    module: &str,
+    class: &str,
+    options: &[&str],
+    arguments: &[String],
+    folder: &Path,
+) -> Result<Command> {
     let module = self::module(module)?;
     let mut command = Command::new("java");
     command.args([
@@ -128,6 +135,7 @@ fn java(module: &str, class: &str, arguments: &[String], folder: &Path) -> Resul
         .arg(format!("-Duser.home={}", folder.display()))
         .current_dir(folder);
     command
+        .args(options)
         .arg("-cp")
         .arg(format!("{0}/app.jar:{0}/lib/*", module.display()));
     command.arg(class).args(arguments);
@@ -141,7 +149,7 @@ fn start(
     arguments: &[String],
     folder: &Path,
 ) -> Result<Process> {
-    let mut command = java(framework.module(), class, arguments, folder)?;
+    let mut command = java(framework.module(), class, &[], arguments, folder)?;
     Process::converse(name, &mut command, folder)
 }
 

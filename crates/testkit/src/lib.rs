@@ -22,6 +22,7 @@ pub mod certificates;
 pub mod http;
 pub mod mesh;
 pub mod net;
+pub mod netns;
 pub mod process;
 pub mod programs;
 pub mod registries;

@@ -1,11 +1,13 @@
-//! The real registries, each on loopback addresses of this test's own.
+//! The real registries, each on addresses of this test's own.
 
 mod consul;
 mod etcd;
 mod eureka;
+mod sofaregistry;
 mod zookeeper;
 
 pub use consul::Consul;
 pub use etcd::Etcd;
 pub use eureka::Eureka;
+pub use sofaregistry::SofaRegistry;
 pub use zookeeper::ZooKeeper;

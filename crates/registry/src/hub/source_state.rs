@@ -225,6 +225,13 @@ impl SourceState {
         }
     }
 
+    /// A list that was given and cannot be read stays as it was.
+    pub(crate) fn unread(&mut self, name: Arc<str>, skipped: Skipped) {
+        let list = self.lists.entry(name).or_default();
+        list.session = self.session;
+        list.skipped = vec![skipped];
+    }
+
     fn unlist(&mut self, service: &ServiceKey, list: &str) {
         self.touched.insert(service.clone());
         if let Some(lists) = self.by_service.get_mut(service) {

@@ -130,6 +130,7 @@ impl HubState {
                 source.disconnected(trouble, reason, now);
             }
             Report::List(list) => source.list(list, &self.limits, now),
+            Report::Unread { name, skipped } => source.unread(name, skipped),
             Report::Synced => {
                 self.touched.extend(source.services().cloned());
                 source.synced(&self.limits, now);

@@ -11,6 +11,8 @@ use crate::naming::{Malformed, authority, host_port, shorten};
 const DEFAULT: &str = "DEFAULT";
 /// The constant that SOFARPC writes for a version; what is meant is in the unique id.
 const VERSION: &str = "1.0";
+/// Metadata of SOFARPC's providers: which version of it they are.
+pub(crate) const VERSION_OF_SOFARPC: &str = "rpcVer";
 /// Metadata that is only written for SOFARegistry's readers.
 const LEGACY_WEIGHT: &str = "_WEIGHT";
 
@@ -89,11 +91,14 @@ pub fn instance(data_id: &DataId, data: &str) -> Result<Instance, Malformed> {
 /// The DataBox of an instance, in the form that SOFARPC reads.
 pub fn data(instance: &Instance) -> String {
     let mut params: BTreeMap<&str, String> = own_params(instance);
-    let weight = instance.weight.to_string();
-    params.insert("weight", weight.clone());
-    params.insert(LEGACY_WEIGHT, weight);
+    // There is no other word for one that takes no calls.
+    let weight = if instance.healthy { instance.weight } else { 0 };
+    params.insert("weight", weight.to_string());
+    params.insert(LEGACY_WEIGHT, weight.to_string());
+    if &*instance.service.protocol == "bolt" {
+        params.entry("p").or_insert_with(|| "1".to_owned());
+    }
     for (key, value) in [
-        ("p", "1"),
         ("v", "4.0"),
         ("serialization", "hessian2"),
         ("_SERIALIZETYPE", "hessian2"),

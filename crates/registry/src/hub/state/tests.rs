@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::source::{List, ORIGIN_MARK, Trouble};
+use crate::source::{List, ORIGIN_MARK, Skipped, Trouble};
 
 fn key() -> ServiceKey {
     ServiceKey::new("dubbo", "com.foo.Bar")
@@ -158,4 +158,18 @@ fn a_malformed_instance_hides_no_other() {
     let reasons: Vec<String> = skipped.map(|(_, s)| s.reason.clone()).collect();
     assert!(reasons[0].starts_with("address:"), "{reasons:?}");
     assert!(reasons[1].contains("twice"), "{reasons:?}");
+}
+
+#[test]
+fn a_list_that_cannot_be_read_stays_as_it_was_and_is_named() {
+    let mut hub = Fixture::new(&["sofa"]);
+    hub.session("sofa", &[1, 2]).down("sofa");
+    let server = String::new();
+    hub.tell("sofa", Report::Connected { server });
+    let (name, skipped) = ("providers".into(), Skipped::new("push", "too large"));
+    hub.tell("sofa", Report::Unread { name, skipped })
+        .tell("sofa", Report::Synced);
+    assert_eq!(hub.wait(86_400).ports(), [1, 2]);
+    let sources: Vec<_> = hub.state.sources().collect();
+    assert_eq!(sources[0].skipped().count(), 1);
 }
