@@ -58,7 +58,7 @@ impl Config {
             Config::Consul(config) => config.tls.as_ref(),
             Config::Etcd(config) => config.tls.as_ref(),
             Config::Eureka(config) => config.tls.as_ref(),
-            Config::Files(_) => None,
+            Config::Files(_) | Config::SofaRegistry(_) => None,
             Config::ZooKeeper(config) => config.tls.as_ref(),
         }
     }

@@ -110,6 +110,8 @@ fn endpoints(hub: &Hub) -> Vec<String> {
 }
 
 async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
     until(&format!("{expected:?}"), async || {
         (endpoints(hub) == expected).then_some(())
     })
@@ -331,6 +333,8 @@ async fn a_server_that_lost_everything(
     expected: &[&str],
     caller: &mut App,
 ) -> Result<()> {
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
     server.kill()?;
     until("the loss is known", async || {
         status(hub).await.ok().filter(|s| !s.connected && s.stale)

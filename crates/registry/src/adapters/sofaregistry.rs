@@ -23,7 +23,9 @@ use crate::sofaregistry::{
     DEFAULT_DATA_CENTER, DEFAULT_INSTANCE_ID, DEFAULT_ZONE, DataInfoId, SERVICE_GROUP,
 };
 use crate::source::{Link, Report, Trouble};
+use crate::web::Web;
 
+use catalog::Catalogs;
 use read::Memory;
 use servers::Servers;
 use session::{Client, Events, Failure};
@@ -199,14 +201,24 @@ fn check_word(word: &str) -> Result<(), FieldError> {
 /// Reads and writes SOFARegistry; goes to another session server when one fails.
 pub async fn run(config: Config, link: Link) {
     let mut backoff = Backoff::for_registry();
-    let mut servers = Servers::new(&config);
+    let web = match Web::to("http://", None) {
+        Ok(web) => web,
+        Err(reason) => {
+            let trouble = Trouble::Protocol;
+            link.report(Report::Disconnected { trouble, reason }).await;
+            return;
+        }
+    };
+    let mut servers = Servers::new(&config, web.clone());
+    let catalogs = Catalogs::new(&config, web);
     let mut memory = Memory::default();
     loop {
         let failure = match connect(&config, &mut servers).await {
             Ok((server, session)) => {
                 let since = Instant::now();
                 link.report(Report::Connected { server }).await;
-                let failure = serve(&config, &link, &mut servers, &mut memory, session).await;
+                let reading = (&mut memory, &catalogs);
+                let failure = serve(&config, &link, &mut servers, reading, session).await;
                 // A server that takes connections only to drop them is not tried without a pause.
                 if since.elapsed() > SYNC_CONFIG {
                     backoff.reset();
@@ -280,7 +292,7 @@ async fn serve(
     config: &Config,
     link: &Link,
     servers: &mut Servers,
-    memory: &mut Memory,
+    (memory, catalogs): (&mut Memory, &Catalogs),
     session: Session,
 ) -> Failure {
     let Session {
@@ -290,7 +302,7 @@ async fn serve(
     } = session;
     let (show, shown) = tokio::sync::watch::channel(shown.available_segments);
     tokio::select! {
-        failure = read::run(config, link, &client, memory, told, shown) => failure,
+        failure = read::run(config, link, &client, memory, catalogs, told, shown) => failure,
         () = write::run(config, link, &client) => Failure::unreachable("the hub has ended"),
         never = keep(config, &client, servers, &show) => match never {},
         failure = ended => failure.unwrap_or_else(|_| Failure::unreachable("the connection has ended")),

@@ -34,9 +34,9 @@ pub(super) struct Catalogs {
 }
 
 impl Catalogs {
-    pub(super) fn new(config: &Config) -> Catalogs {
+    pub(super) fn new(config: &Config, web: Web) -> Catalogs {
         Catalogs {
-            web: Web::new(),
+            web,
             config: config.clone(),
         }
     }

@@ -109,6 +109,7 @@ pub(super) async fn run(
     link: &Link,
     client: &Client,
     memory: &mut Memory,
+    catalogs: &Catalogs,
     mut told: mpsc::Receiver<Told>,
     mut shown: watch::Receiver<Vec<String>>,
 ) -> Failure {
@@ -129,8 +130,7 @@ pub(super) async fn run(
         synced: false,
     };
     let interval = config.poll_interval.map_or(POLL_INTERVAL, |i| i.0);
-    let catalogs = Catalogs::new(config);
-    let mut polling = Box::pin(poll(&catalogs, Duration::ZERO));
+    let mut polling = Box::pin(poll(catalogs, Duration::ZERO));
     let mut look = tokio::time::interval(LOOK);
     let mut under_way = FuturesUnordered::new();
     loop {
@@ -160,7 +160,7 @@ pub(super) async fn run(
             }
             catalog = &mut polling => {
                 reader.take_catalog(catalog).await;
-                polling = Box::pin(poll(&catalogs, interval));
+                polling = Box::pin(poll(catalogs, interval));
             }
             _ = look.tick() => reader.ask_again(),
             Ok(()) = shown.changed() => {

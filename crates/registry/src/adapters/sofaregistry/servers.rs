@@ -36,7 +36,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) fn new(config: &Config) -> Servers {
+    pub(super) fn new(config: &Config, web: Web) -> Servers {
         // The stock client sends the word null for what is not set.
         let query = format!(
             "?instanceId={}&zone={}&dataCenter={}&appName={}&env=null",
@@ -46,7 +46,7 @@ impl Servers {
             part(&config.app_name)
         );
         Servers {
-            web: Web::new(),
+            web,
             endpoints: config.endpoints.clone(),
             query,
             // Hubs that start together do not all ask the first.
@@ -153,10 +153,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn servers(known: &str) -> Servers {
-        let mut servers = Servers::new(&Config {
+        let config = Config {
             endpoints: vec!["127.0.0.1:1".to_owned()],
             ..Config::default()
-        });
+        };
+        let mut servers = Servers::new(&config, Web::to("http://", None).expect("a client"));
         servers.known = parse(known);
         servers
     }
