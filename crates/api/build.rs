@@ -54,7 +54,11 @@ const ENVOY_FILES: &[&str] = &[
 ];
 
 /// Packages whose services get clients and servers; services of imported files are dropped.
-const SERVICES: &[&str] = &["envoy.service.discovery.v3", "mesh.registry.v1"];
+const SERVICES: &[&str] = &[UNNAMED, "envoy.service.discovery.v3", "mesh.registry.v1"];
+
+/// The package of files that name none, which are Nacos'; and the module for what they hold.
+const UNNAMED: &str = "";
+const UNNAMED_MODULE: &str = "nacos";
 
 /// Packages that only declare options for other files.
 const ANNOTATIONS: &[&str] = &[
@@ -215,7 +219,11 @@ fn module_tree(packages: &BTreeSet<String>) -> String {
     fn write(module: &Module, out: &mut String) {
         if let Some(package) = &module.package {
             // prost escapes keywords in the names of its files too.
-            let package = package.replace(".type.", ".r#type.");
+            let package = match package.as_str() {
+                // prost's name for such files.
+                UNNAMED => "_".to_owned(),
+                package => package.replace(".type.", ".r#type."),
+            };
             let _ = writeln!(
                 out,
                 "include!(concat!(env!(\"OUT_DIR\"), \"/{package}.rs\"));"
@@ -240,7 +248,11 @@ fn module_tree(packages: &BTreeSet<String>) -> String {
     let mut root = Module::default();
     for package in packages {
         let mut module = &mut root;
-        for part in package.split('.') {
+        let path = match package.as_str() {
+            UNNAMED => UNNAMED_MODULE,
+            package => package,
+        };
+        for part in path.split('.') {
             module = module.children.entry(part.to_owned()).or_default();
         }
         module.package = Some(package.clone());

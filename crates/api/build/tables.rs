@@ -17,7 +17,7 @@ pub(crate) fn generate(fds: &FileDescriptorSet, options: &Options) -> String {
             collect(file.package(), message, &mut messages, &mut enums);
         }
         for item in &file.enum_type {
-            enums.insert(format!("{}.{}", file.package(), item.name()), item);
+            enums.insert(qualified(file.package(), item.name()), item);
         }
     }
     let context = Context {
@@ -80,13 +80,22 @@ fn with_rules(
     }
 }
 
+/// A file may be in no package.
+fn qualified(scope: &str, name: &str) -> String {
+    if scope.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{scope}.{name}")
+    }
+}
+
 fn collect<'a>(
     scope: &str,
     message: &'a DescriptorProto,
     messages: &mut BTreeMap<String, &'a DescriptorProto>,
     enums: &mut BTreeMap<String, &'a EnumDescriptorProto>,
 ) {
-    let name = format!("{scope}.{}", message.name());
+    let name = qualified(scope, message.name());
     for nested in &message.nested_type {
         collect(&name, nested, messages, enums);
     }

@@ -30,6 +30,7 @@ pub mod yaml;
 /// Generated code: one module per package.
 #[allow(
     missing_docs,
+    non_camel_case_types,
     unreachable_pub,
     clippy::all,
     rustdoc::all,

@@ -1,10 +1,12 @@
 //! The registries that the hub can read and write, one module each.
 
+mod applications;
 pub mod consul;
 pub mod etcd;
 pub mod eureka;
 pub mod files;
 mod leases;
+pub mod nacos;
 pub mod sofaregistry;
 pub mod zookeeper;
 
@@ -14,11 +16,12 @@ use crate::source::Link;
 use crate::tls::ClientTls;
 
 /// The words of a `RegistrySource` for the kinds of registries.
-pub(crate) const KINDS: [&str; 6] = [
+pub(crate) const KINDS: [&str; 7] = [
     "consul",
     "etcd",
     "eureka",
     "files",
+    "nacos",
     "sofaregistry",
     "zookeeper",
 ];
@@ -34,6 +37,8 @@ pub enum Config {
     Eureka(eureka::Config),
     /// A folder of YAML files.
     Files(files::Config),
+    /// Nacos.
+    Nacos(nacos::Config),
     /// SOFARegistry.
     SofaRegistry(sofaregistry::Config),
     /// ZooKeeper.
@@ -48,6 +53,7 @@ impl Config {
             Config::Etcd(_) => "etcd",
             Config::Eureka(_) => "eureka",
             Config::Files(_) => "files",
+            Config::Nacos(_) => "nacos",
             Config::SofaRegistry(_) => "sofaregistry",
             Config::ZooKeeper(_) => "zookeeper",
         }
@@ -59,6 +65,7 @@ impl Config {
             Config::Etcd(config) => config.tls.as_ref(),
             Config::Eureka(config) => config.tls.as_ref(),
             Config::Files(_) | Config::SofaRegistry(_) => None,
+            Config::Nacos(config) => config.tls.as_ref(),
             Config::ZooKeeper(config) => config.tls.as_ref(),
         }
     }
@@ -70,6 +77,7 @@ impl Config {
             Config::Etcd(config) => config.validate(),
             Config::Eureka(config) => config.validate(),
             Config::Files(config) => config.validate(),
+            Config::Nacos(config) => config.validate(),
             Config::SofaRegistry(config) => config.validate(),
             Config::ZooKeeper(config) => config.validate(),
         }
@@ -89,6 +97,7 @@ pub(crate) async fn run(config: Config, link: Link) {
         Config::Etcd(config) => etcd::run(config, link).await,
         Config::Eureka(config) => eureka::run(config, link).await,
         Config::Files(config) => files::run(config, link).await,
+        Config::Nacos(config) => nacos::run(config, link).await,
         Config::SofaRegistry(config) => sofaregistry::run(config, link).await,
         Config::ZooKeeper(config) => zookeeper::run(config, link).await,
     }

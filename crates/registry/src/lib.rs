@@ -31,6 +31,7 @@ pub mod leader;
 mod limits;
 mod metadata;
 mod model;
+pub mod nacos;
 pub mod naming;
 mod osr;
 mod parts;

@@ -2,6 +2,7 @@
 
 pub mod dubbo;
 pub mod dubbo_application;
+pub mod nacos;
 pub mod sofarpc;
 pub mod spring;
 
@@ -39,6 +40,17 @@ pub(crate) fn authority(host: &str, port: u16) -> String {
     } else {
         format!("{host}:{port}")
     }
+}
+
+/// Highest weight in the model.
+const WEIGHT_MAX: u64 = 65_535;
+
+/// A weight of which a registry wants so many per cent; what is to be called at all stays so.
+pub(crate) fn scaled_weight(weight: u32, percent: u32) -> u32 {
+    let least = u64::from(weight > 0 && percent > 0);
+    let scaled = (u64::from(weight) * u64::from(percent) + 50) / 100;
+    // It is not more than WEIGHT_MAX.
+    scaled.clamp(least, WEIGHT_MAX) as u32
 }
 
 pub(crate) fn shorten(text: &str) -> String {

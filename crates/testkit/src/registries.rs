@@ -3,11 +3,13 @@
 mod consul;
 mod etcd;
 mod eureka;
+mod nacos;
 mod sofaregistry;
 mod zookeeper;
 
 pub use consul::Consul;
 pub use etcd::Etcd;
 pub use eureka::Eureka;
+pub use nacos::Nacos;
 pub use sofaregistry::SofaRegistry;
 pub use zookeeper::ZooKeeper;

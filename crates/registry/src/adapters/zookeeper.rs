@@ -1,7 +1,7 @@
 //! ZooKeeper (3.5 to 3.9) as a registry: Dubbo's interface level, SOFARPC's and Spring Cloud's layouts, read with watches, and
 //! written as ephemeral nodes.
 
-mod applications;
+mod centre;
 mod layout;
 mod read;
 mod session;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use wire::hessian2::Value;
 
 use super::dubbo::{Url, instance};
-use super::{Malformed, shorten};
+use super::{Malformed, scaled_weight, shorten};
 use crate::model::Instance;
 
 const REVISION: &str = "dubbo.metadata.revision";
@@ -36,6 +36,10 @@ pub struct Provider {
     pub metadata_service: Option<(String, u16)>,
     /// Its other metadata, which are labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether the registry says that calls may go to it.
+    pub healthy: bool,
+    /// What the registry makes of its services' weights, in per cent.
+    pub weight_percent: u32,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +106,8 @@ impl Provider {
                 .collect(),
             metadata_service,
             labels,
+            healthy: true,
+            weight_percent: 100,
         }))
     }
 
@@ -127,13 +133,16 @@ impl Provider {
                 None => params.remove(key),
             };
         }
-        instance(&Url {
+        let mut instance = instance(&Url {
             protocol: service.protocol.clone(),
             host: self.address.clone(),
             port: said.or(endpoint).unwrap_or(self.port),
             path: service.path.clone().unwrap_or_else(|| service.name.clone()),
             params,
-        })
+        })?;
+        instance.healthy &= self.healthy;
+        instance.weight = scaled_weight(instance.weight, self.weight_percent);
+        Ok(instance)
     }
 }
 
@@ -293,7 +302,8 @@ mod tests {
     #[test]
     fn an_application_is_what_its_revision_serves() {
         let provider = Provider::read("shop", "10.0.0.1", 9, METADATA.into_iter());
-        let provider = provider.expect("well-formed").expect("a provider");
+        let mut provider = provider.expect("well-formed").expect("a provider");
+        provider.weight_percent = 50;
         assert_eq!(provider.metadata_service, Some(("dubbo".to_owned(), 20880)));
         let info = MetadataInfo::from_json(INFO.as_bytes()).expect("well-formed");
         let mut instances: Vec<String> = provider
@@ -313,8 +323,8 @@ mod tests {
         assert_eq!(
             instances,
             [
-                "dubbo/com.probe.Echo 10.0.0.1:20880 v1.0.0 ggrp w30",
-                "tri/com.probe.Echo 10.0.0.1:50052 v g w100",
+                "dubbo/com.probe.Echo 10.0.0.1:20880 v1.0.0 ggrp w15",
+                "tri/com.probe.Echo 10.0.0.1:50052 v g w50",
             ]
         );
         let none = [("dubbo.metadata.revision", "0")].into_iter();

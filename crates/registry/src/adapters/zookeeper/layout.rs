@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Config;
+use crate::adapters::applications::Node;
 use crate::model::Instance;
 use crate::naming::dubbo::{self, Url};
 use crate::naming::dubbo_application::Provider;
@@ -74,17 +75,6 @@ struct ServiceInstance {
     payload: Value,
 }
 
-/// What a node below the applications' root says.
-#[derive(Clone, Debug)]
-pub(super) enum Node {
-    /// An application of Spring Cloud.
-    Spring(Instance),
-    /// An application of Dubbo, whose services its metadata say.
-    Dubbo(Provider),
-    /// One that serves nothing.
-    Nothing,
-}
-
 /// Reads a node of applications. Spring Cloud's and Dubbo's are told apart by their payload: they may share a folder.
 pub(super) fn application(application: &str, data: &[u8]) -> Result<Node, Malformed> {
     let read: ServiceInstance =
@@ -102,12 +92,12 @@ pub(super) fn application(application: &str, data: &[u8]) -> Result<Node, Malfor
     let class = read.payload.get("@class").and_then(Value::as_str);
     if class.is_some_and(|class| class.starts_with("org.apache.dubbo.")) {
         let provider = Provider::read(application, &read.address, port, metadata.into_iter())?;
-        return Ok(provider.map_or(Node::Nothing, Node::Dubbo));
+        return Ok(provider.map_or(Node::Nothing, Node::Application));
     }
     let status = metadata.get("instance_status").copied().unwrap_or("UP");
     let mut instance = spring::instance(application, &read.address, port, metadata);
     instance.healthy = status == "UP";
-    Ok(Node::Spring(instance))
+    Ok(Node::Instance(instance))
 }
 
 /// What a node of an application says.
@@ -130,8 +120,8 @@ pub(crate) fn said(config: &Config, path: &str, data: &[u8]) -> Option<Result<Sa
         let parts: Vec<&str> = below.split('/').collect();
         return match (layout, parts.as_slice()) {
             (Layout::Applications, [name, _]) => match application(name, data) {
-                Ok(Node::Spring(instance)) => Some(Ok(Said::Instance(instance))),
-                Ok(Node::Dubbo(provider)) => Some(Ok(Said::Application(provider))),
+                Ok(Node::Instance(instance)) => Some(Ok(Said::Instance(instance))),
+                Ok(Node::Application(provider)) => Some(Ok(Said::Application(provider))),
                 Ok(Node::Nothing) => None,
                 Err(error) => Some(Err(error)),
             },

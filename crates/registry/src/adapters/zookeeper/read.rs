@@ -9,15 +9,19 @@ use tokio::sync::mpsc;
 use wire::jute::{EventType, Reader, code, op};
 
 use super::Config;
-use super::applications::{Applications, Folder, permits};
+use super::centre::Centres;
 use super::layout::{Layout, application, roots};
 use super::session::{Client, Failure, Reply};
+use crate::adapters::applications::{Applications, permits};
 use crate::dubbo_metadata::Revisions;
 use crate::naming::Malformed;
 use crate::source::{Link, List, Report, Skipped, Trouble};
 
 /// Requests under way at a time.
 const REQUESTS: usize = 256;
+
+/// A folder of applications: root and application.
+pub(super) type Folder = (usize, String);
 
 /// What there is to read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +41,7 @@ struct State<'a> {
     /// Path to what has to be read again when a watch on it fires.
     paths: HashMap<String, Work>,
     services: HashMap<usize, HashSet<String>>,
-    applications: Applications<'a>,
+    applications: Applications<'a, Folder, Centres<'a>>,
     queue: VecDeque<Work>,
     queued: HashSet<Work>,
     synced: bool,
@@ -53,14 +57,17 @@ pub(super) async fn run(
 ) -> Failure {
     let roots = roots(config);
     let dubbo_roots = roots.iter().filter(|(layout, _)| *layout == Layout::Dubbo);
-    let centres = dubbo_roots.map(|(_, root)| root.clone()).collect();
+    let centres = Centres {
+        client,
+        roots: dubbo_roots.map(|(_, root)| root.clone()).collect(),
+    };
     let permits = permits();
     let mut state = State {
         link,
         client,
         paths: HashMap::new(),
         services: HashMap::new(),
-        applications: Applications::new(client, centres, revisions, &permits),
+        applications: Applications::new(&centres, revisions, &permits),
         queue: VecDeque::new(),
         queued: HashSet::new(),
         synced: false,

@@ -1,17 +1,16 @@
-//! The folders of applications: each node is read by itself, and of Dubbo's what a revision serves is asked once.
+//! Folders of applications, of which an entry says no more than who it is: what the instances of a revision serve is asked
+//! once, of one of them or of the metadata centre.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
-use wire::jute::{Reader, op};
 
-use super::layout::Node;
-use super::session::Client;
 use crate::dubbo_metadata::{self, Revisions};
 use crate::model::Instance;
 use crate::naming::Malformed;
@@ -23,8 +22,26 @@ const ASKED: usize = 64;
 /// Until a revision that nobody could say is asked for again, doubled with each failure.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// One folder: root and application.
-pub(super) type Folder = (usize, String);
+/// What an entry of a folder says.
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    /// An instance of any other framework.
+    Instance(Instance),
+    /// An application of Dubbo, whose services its metadata say.
+    Application(Provider),
+    /// One that serves nothing.
+    Nothing,
+}
+
+/// Where applications put their metadata that do not answer for them themselves.
+pub(super) trait Centre<K> {
+    /// What the instances of a provider's revision serve.
+    fn info(
+        &self,
+        folder: &K,
+        provider: &Provider,
+    ) -> impl Future<Output = Result<MetadataInfo, String>> + Send;
+}
 
 /// A node.
 #[derive(Default)]
@@ -39,19 +56,18 @@ struct Entry {
 }
 
 /// A revision that is being asked for.
-type Revision = (Folder, String);
-type Answer = (Revision, usize, Result<MetadataInfo, String>);
+type Revision<K> = (K, String);
+type Answer<K> = (Revision<K>, usize, Result<MetadataInfo, String>);
+type Asking<'a, K> = Pin<Box<dyn Future<Output = Answer<K>> + Send + 'a>>;
 
 /// All folders of a session.
-pub(super) struct Applications<'a> {
-    client: &'a Client,
-    /// Below each of these is Dubbo's metadata centre.
-    centres: Vec<String>,
+pub(super) struct Applications<'a, K, C> {
+    centre: &'a C,
     revisions: &'a Revisions,
-    folders: HashMap<Folder, BTreeMap<String, Entry>>,
+    folders: HashMap<K, BTreeMap<String, Entry>>,
     /// Failed attempts by revision.
-    asked: HashMap<Revision, usize>,
-    answers: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send + 'a>>>,
+    asked: HashMap<Revision<K>, usize>,
+    answers: FuturesUnordered<Asking<'a, K>>,
     permits: &'a Semaphore,
 }
 
@@ -60,16 +76,18 @@ pub(super) fn permits() -> Semaphore {
     Semaphore::new(ASKED)
 }
 
-impl<'a> Applications<'a> {
+impl<'a, K, C> Applications<'a, K, C>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'a,
+    C: Centre<K> + Sync,
+{
     pub(super) fn new(
-        client: &'a Client,
-        centres: Vec<String>,
+        centre: &'a C,
         revisions: &'a Revisions,
         permits: &'a Semaphore,
-    ) -> Applications<'a> {
+    ) -> Applications<'a, K, C> {
         Applications {
-            client,
-            centres,
+            centre,
             revisions,
             folders: HashMap::new(),
             asked: HashMap::new(),
@@ -79,11 +97,7 @@ impl<'a> Applications<'a> {
     }
 
     /// A folder has these nodes: those to read, and those that went.
-    pub(super) fn nodes(
-        &mut self,
-        folder: &Folder,
-        names: &[String],
-    ) -> (Vec<String>, Vec<String>) {
+    pub(super) fn nodes(&mut self, folder: &K, names: &[String]) -> (Vec<String>, Vec<String>) {
         let entries = self.folders.entry(folder.clone()).or_default();
         let mut before = std::mem::take(entries);
         let mut new = Vec::new();
@@ -98,17 +112,12 @@ impl<'a> Applications<'a> {
     }
 
     /// A folder went.
-    pub(super) fn remove(&mut self, folder: &Folder) {
+    pub(super) fn remove(&mut self, folder: &K) {
         self.folders.remove(folder);
     }
 
     /// A node was read. `None`: it went meanwhile.
-    pub(super) fn said(
-        &mut self,
-        folder: &Folder,
-        name: &str,
-        said: Option<Result<Node, Malformed>>,
-    ) {
+    pub(super) fn said(&mut self, folder: &K, name: &str, said: Option<Result<Node, Malformed>>) {
         let entries = self.folders.get_mut(folder);
         let Some(entry) = entries.and_then(|entries| entries.get_mut(name)) else {
             return;
@@ -123,9 +132,9 @@ impl<'a> Applications<'a> {
                 entry.skipped.push(error.to_string());
             }
             Ok(Node::Nothing) => entry.shown.clear(),
-            Ok(Node::Spring(instance)) => entry.shown = vec![instance],
+            Ok(Node::Instance(instance)) => entry.shown = vec![instance],
             // Until its new revision is known it serves what it served before.
-            Ok(Node::Dubbo(provider)) => match self.revisions.get(&provider) {
+            Ok(Node::Application(provider)) => match self.revisions.get(&provider) {
                 Some(info) => entry.serves(&provider, &info),
                 None => {
                     let revision = (folder.clone(), provider.revision.clone());
@@ -138,9 +147,9 @@ impl<'a> Applications<'a> {
         }
     }
 
-    fn ask(&mut self, revision: Revision, provider: Provider, failures: usize) {
+    fn ask(&mut self, revision: Revision<K>, provider: Provider, failures: usize) {
         self.asked.insert(revision.clone(), failures);
-        let (client, permits, centres) = (self.client, self.permits, self.centres.clone());
+        let (centre, permits) = (self.centre, self.permits);
         self.answers.push(Box::pin(async move {
             if let Some(before) = failures.checked_sub(1) {
                 let (min, max) = AGAIN;
@@ -150,7 +159,7 @@ impl<'a> Applications<'a> {
             // It is never closed.
             let _permit = permits.acquire().await;
             let answer = if provider.remote {
-                from_centre(client, &centres, &provider).await
+                centre.info(&revision.0, &provider).await
             } else {
                 dubbo_metadata::ask(&provider).await
             };
@@ -164,7 +173,7 @@ impl<'a> Applications<'a> {
     }
 
     /// The next folder about which more is known; never when nothing is asked.
-    pub(super) async fn next(&mut self) -> Option<Folder> {
+    pub(super) async fn next(&mut self) -> Option<K> {
         let (revision, failures, answer) = self.answers.next().await?;
         self.asked.remove(&revision);
         let (folder, name) = &revision;
@@ -203,11 +212,7 @@ impl<'a> Applications<'a> {
     }
 
     /// What a folder holds; `None` while not all of it was read. Later on `partly` is enough.
-    pub(super) fn list(
-        &self,
-        folder: &Folder,
-        partly: bool,
-    ) -> Option<(Vec<Instance>, Vec<Skipped>)> {
+    pub(super) fn list(&self, folder: &K, partly: bool) -> Option<(Vec<Instance>, Vec<Skipped>)> {
         let entries = self.folders.get(folder)?;
         let (mut instances, mut skipped) = (Vec::new(), Vec::new());
         for (name, entry) in entries {
@@ -239,31 +244,4 @@ impl Entry {
         }
         self.provider = None;
     }
-}
-
-async fn from_centre(
-    client: &Client,
-    centres: &[String],
-    provider: &Provider,
-) -> Result<MetadataInfo, String> {
-    let mut failure = "there is no metadata centre".to_owned();
-    for centre in centres {
-        let (application, revision) = (&provider.application, &provider.revision);
-        let path = format!("{centre}/metadata/{application}/{revision}");
-        let reply = client
-            .call(op::GET_DATA, |writer| {
-                writer.buffer(path.as_bytes()).bool(false);
-            })
-            .await;
-        let data = match &reply {
-            Some(Ok(body)) => Reader::new(body).buffer().ok(),
-            _ => None,
-        };
-        match data.map(MetadataInfo::from_json) {
-            Some(Ok(info)) => return Ok(info),
-            Some(Err(error)) => failure = format!("{path}: {error}"),
-            None => failure = format!("{path} cannot be read"),
-        }
-    }
-    Err(failure)
 }

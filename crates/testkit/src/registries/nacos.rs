@@ -1,0 +1,99 @@
+//! Nacos, as r-nacos is it, built by `make peers`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::http;
+use crate::net::Loopback;
+use crate::process::Process;
+use crate::wait;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Of the user who is there from the beginning.
+const USER: &str = "mesh";
+
+/// One server; its configurations and persistent instances outlive [`Nacos::kill`].
+#[derive(Debug)]
+pub struct Nacos {
+    loopback: Loopback,
+    folder: PathBuf,
+    password: Option<String>,
+    process: Process,
+}
+
+impl Nacos {
+    /// Starts a server with its data and its log in `folder`, and waits until it answers. With a password clients have to
+    /// log in as `mesh`.
+    pub fn start(folder: &Path, password: Option<&str>) -> Result<Nacos> {
+        let loopback = Loopback::claim()?;
+        let folder = folder.join("nacos");
+        fs::create_dir_all(folder.join("data"))?;
+        let process = run(&loopback, &folder, password)?;
+        let mut server = Nacos {
+            loopback,
+            folder,
+            password: password.map(str::to_owned),
+            process,
+        };
+        server.wait_ready()?;
+        Ok(server)
+    }
+
+    /// Where clients connect; gRPC is 1000 ports higher.
+    pub fn address(&self) -> SocketAddr {
+        self.loopback.address(1, 8848)
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again on the same address with the same data.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = run(&self.loopback, &self.folder, self.password.as_deref())?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let address = self.address();
+        let has_password = self.password.is_some();
+        let process = &mut self.process;
+        wait::until_ok("Nacos", START_LIMIT, || {
+            process.check()?;
+            let path = "/nacos/v1/ns/service/list?pageNo=1&pageSize=1";
+            let answer = http::get(address, path)?;
+            let is_ready = answer.status == 200 || has_password && answer.status == 403;
+            ensure!(is_ready, "says {}: {}", answer.status, answer.text());
+            Ok(())
+        })
+    }
+}
+
+fn run(loopback: &Loopback, folder: &Path, password: Option<&str>) -> Result<Process> {
+    let program = crate::programs::peer("rnacos").context("make peers builds it")?;
+    let ip = loopback.ip(1).to_string();
+    let mut command = Command::new(program);
+    command
+        .env("RNACOS_SDK_HOST", &ip)
+        .env("RNACOS_HTTP_PORT", "8848")
+        .env("RNACOS_GRPC_PORT", "9848")
+        .env("RNACOS_HTTP_CONSOLE_PORT", "10848")
+        .env("RNACOS_RAFT_NODE_ADDR", format!("{ip}:9848"))
+        .env("RNACOS_DATA_DIR", folder.join("data"))
+        .env("RNACOS_CONSOLE_ENABLE_CAPTCHA", "false")
+        .env("RUST_LOG", "warn")
+        .current_dir(folder);
+    if let Some(password) = password {
+        command
+            .env("RNACOS_ENABLE_OPEN_API_AUTH", "true")
+            .env("RNACOS_INIT_ADMIN_USERNAME", USER)
+            .env("RNACOS_INIT_ADMIN_PASSWORD", password);
+    }
+    Process::start("rnacos", &mut command, folder)
+}
