@@ -44,6 +44,24 @@ pub struct DiscoveryArgs {
     /// Answer as a Eureka server on this address, below /eureka.
     #[arg(long = "eurekaAddr", value_name = "ADDRESS", value_parser = address)]
     pub eureka_addr: Option<SocketAddr>,
+    /// Answer as a session server of SOFARegistry on this address: the HTTP port that clients are configured with.
+    #[arg(long = "sofaRegistryAddr", value_name = "ADDRESS", value_parser = address)]
+    pub sofa_registry_addr: Option<SocketAddr>,
+    /// Its Bolt port, which clients are told; the port after the other one if absent.
+    #[arg(
+        long = "sofaRegistryBoltAddr",
+        value_name = "ADDRESS",
+        value_parser = address,
+        requires = "sofa_registry_addr"
+    )]
+    pub sofa_registry_bolt_addr: Option<SocketAddr>,
+    /// Where clients are told that the Bolt port is, if they cannot reach it where they reach the other one.
+    #[arg(
+        long = "sofaRegistryAdvertisedAddr",
+        value_name = "HOST:PORT",
+        requires = "sofa_registry_addr"
+    )]
+    pub sofa_registry_advertised_addr: Option<String>,
     /// Answer as a ZooKeeper server on this address, in the layouts of Dubbo, SOFARPC and Spring Cloud.
     #[arg(long = "zookeeperAddr", value_name = "ADDRESS", value_parser = address)]
     pub zookeeper_addr: Option<SocketAddr>,

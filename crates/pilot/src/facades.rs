@@ -35,6 +35,22 @@ impl Facades {
             let serving = facades::eureka::serve(listener, hub.clone(), registry, config);
             facades.add(flag, serving);
         }
+        if let Some(address) = args.sofa_registry_addr {
+            let flag = "--sofaRegistryAddr";
+            let registry = writable(flag, registry)?;
+            let http = listen(flag, address).await?;
+            let bolt = match args.sofa_registry_bolt_addr {
+                Some(address) => address,
+                None => next_port(http.local_addr()?)?,
+            };
+            let bolt = listen("--sofaRegistryBoltAddr", bolt).await?;
+            let mut config = facades::sofaregistry::Config::new(bolt.local_addr()?);
+            config
+                .advertised
+                .clone_from(&args.sofa_registry_advertised_addr);
+            let serving = facades::sofaregistry::serve(http, bolt, hub.clone(), registry, config);
+            facades.add(flag, serving);
+        }
         if let Some(address) = args.zookeeper_addr {
             let flag = "--zookeeperAddr";
             let registry = writable(flag, registry)?;
@@ -84,6 +100,12 @@ fn writable(flag: &str, registry: Option<&Registry>) -> Result<Registry> {
         Some(registry) => Ok(registry.clone()),
         None => bail!("{flag} needs the registry osr in --registries"),
     }
+}
+
+fn next_port(address: SocketAddr) -> Result<SocketAddr> {
+    let port = address.port().checked_add(1);
+    let port = port.context("--sofaRegistryBoltAddr is needed: there is no next port")?;
+    Ok(SocketAddr::new(address.ip(), port))
 }
 
 async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener> {

@@ -1,4 +1,5 @@
 //! The mesh as other registries: each answers the wire of one, for applications that change only the address of theirs.
 
 pub mod eureka;
+pub mod sofaregistry;
 pub mod zookeeper;

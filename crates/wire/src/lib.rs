@@ -11,3 +11,4 @@ pub mod frame;
 pub mod hessian2;
 pub mod http1;
 pub mod jute;
+pub mod sofaregistry;

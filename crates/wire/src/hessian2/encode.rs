@@ -78,7 +78,7 @@ impl Encoder {
                 });
             }
             Value::Object { class, fields } => {
-                self.object(class, fields, out);
+                self.object(class, fields.iter().map(|(name, _)| &**name), out);
                 for (_, value) in fields {
                     self.encode(value, out);
                 }
@@ -146,9 +146,15 @@ impl Encoder {
         true
     }
 
-    fn object(&mut self, class: &str, fields: &[(Arc<str>, Value)], out: &mut Vec<u8>) {
+    /// Opens an object of a class: the values of its fields have to follow, in the order of their names here.
+    pub fn object<'a>(
+        &mut self,
+        class: &str,
+        fields: impl Iterator<Item = &'a str> + Clone,
+        out: &mut Vec<u8>,
+    ) {
         let known = self.classes.iter().position(|(name, names)| {
-            &**name == class && names.iter().eq(fields.iter().map(|(field, _)| field))
+            &**name == class && names.iter().map(|name| &**name).eq(fields.clone())
         });
         let index = known.unwrap_or_else(|| {
             match self.dialect {
@@ -162,11 +168,11 @@ impl Encoder {
                     write_cesu8(out, class);
                 }
             }
-            write_len(out, fields.len());
-            for (name, _) in fields {
+            let names: Vec<Arc<str>> = fields.map(Arc::from).collect();
+            write_len(out, names.len());
+            for name in &names {
                 write_str(out, name, self.dialect);
             }
-            let names = fields.iter().map(|(name, _)| name.clone()).collect();
             self.classes.push((class.into(), names));
             self.classes.len() - 1
         });
