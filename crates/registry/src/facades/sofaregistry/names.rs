@@ -11,6 +11,8 @@ use crate::sofaregistry::{
     DEFAULT_INSTANCE_ID, DEFAULT_ZONE, SERVICE_GROUP, instance, publication,
 };
 
+/// The label that a publisher's zone becomes.
+const ZONE: &str = "zone";
 /// Ids of what is registered here end so.
 pub(super) const SUFFIX: &str = "@sofaregistry";
 
@@ -74,12 +76,17 @@ impl DataInfo {
     pub(super) fn instance(
         &self,
         data: &str,
+        zone: &str,
         limits: &Limits,
     ) -> Option<Result<Instance, Malformed>> {
         if !self.is_of_services() {
             return None;
         }
         let read = instance(&self.data_id, data).and_then(|mut instance| {
+            if zone != DEFAULT_ZONE && instance.metadata.get(ZONE).is_none() {
+                let words = instance.metadata.iter().chain([(ZONE, zone)]);
+                instance.metadata = words.collect();
+            }
             instance.id = format!("{}{SUFFIX}", instance.default_id()).into();
             let checked = limits.check(&instance);
             checked.map_err(|error| Malformed::new(error.to_string()))?;

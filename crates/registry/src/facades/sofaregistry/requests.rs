@@ -118,7 +118,7 @@ async fn publisher(
         EventType::Register => {}
     }
     server.check_data(data)?;
-    let instances = instances(server, &info, data);
+    let instances = instances(server, &info, &register.zone, data);
     let answers = {
         let mut state = server.state();
         let Some(before) = state.sessions.replace_publisher(register, connection) else {
@@ -172,11 +172,11 @@ async fn publisher(
 }
 
 /// What the data of a list of services say. What is not understood is for subscribers here all the same.
-fn instances(server: &Server, info: &DataInfo, data: &[String]) -> Vec<Instance> {
+fn instances(server: &Server, info: &DataInfo, zone: &str, data: &[String]) -> Vec<Instance> {
     let limits = server.registry.limits();
     let mut instances: Vec<Instance> = Vec::new();
     for data in data {
-        match info.instance(data, limits) {
+        match info.instance(data, zone, limits) {
             None => {}
             Some(Ok(instance)) => {
                 let reference = instance.reference();
