@@ -165,6 +165,7 @@ async fn applications_and_hub_find_each_other_whatever_happens_to_the_server() -
     wait_endpoints(&one, &both).await?;
 
     // The copies' readers are SOFARPC itself, other applications, and hubs of other meshes.
+    shop.tell(&format!("serve {provider} 12200 unregistered copied 100"))?;
     let mut of_greeter = copy("bolt", GREETER, (&provider, 12200), 50);
     Arc::make_mut(&mut of_greeter.1).group = "copied".into();
     let cart = copy("bolt", "com.foo.Cart", ("10.9.0.1", 8001), 70);
@@ -187,7 +188,7 @@ async fn applications_and_hub_find_each_other_whatever_happens_to_the_server() -
     wait_endpoints(&two, &of_all).await?;
     wait_endpoints(&one, &both).await?;
     caller.tell("refer copied")?;
-    caller.wait("call copied Ada", |said| said == "shop greets Ada")?;
+    caller.wait("call copied Ada", |said| said == "unregistered greets Ada")?;
     copies_are_seen(&mut caller, &one, (&of_greeter, &cart, &stock))?;
 
     // What the server says while it lives is believed at once.

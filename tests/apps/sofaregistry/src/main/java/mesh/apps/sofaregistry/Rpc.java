@@ -11,11 +11,12 @@ import java.util.Map;
 
 /**
  * SOFARPC on the registry. {@code export HOST PORT LABEL UNIQUE-ID WEIGHT} serves {@link Greeter} and registers it ({@code -}
- * is no unique id), {@code unexport LABEL} ends that, {@code refer UNIQUE-ID} looks for providers, {@code call UNIQUE-ID NAME}
- * calls one of them and answers {@code LABEL greets NAME}.
+ * is no unique id), {@code serve} with the same words does not register it, {@code unexport LABEL} ends either,
+ * {@code refer UNIQUE-ID} looks for providers, {@code call UNIQUE-ID NAME} calls one of them and answers
+ * {@code LABEL greets NAME}.
  */
 final class Rpc {
-    private static final List<String> COMMANDS = List.of("export", "unexport", "refer", "call");
+    private static final List<String> COMMANDS = List.of("export", "serve", "unexport", "refer", "call");
     private static final int TIMEOUT_MILLIS = 20_000;
 
     private final RegistryConfig registry;
@@ -32,7 +33,7 @@ final class Rpc {
 
     String run(String[] words) {
         switch (words[0]) {
-            case "export" -> {
+            case "export", "serve" -> {
                 String label = words[3];
                 ServerConfig server = new ServerConfig()
                         .setProtocol("bolt")
@@ -48,6 +49,7 @@ final class Rpc {
                         .setServer(server)
                         .setWeight(Integer.parseInt(words[5]))
                         .setRegistry(registry)
+                        .setRegister(words[0].equals("export"))
                         .setRepeatedExportLimit(-1);
                 if (!words[4].equals("-")) {
                     provider.setUniqueId(words[4]);
