@@ -44,6 +44,23 @@ pub struct DiscoveryArgs {
     /// Answer as a Eureka server on this address, below /eureka.
     #[arg(long = "eurekaAddr", value_name = "ADDRESS", value_parser = address)]
     pub eureka_addr: Option<SocketAddr>,
+    /// Answer as a Nacos server on this address: HTTP here, gRPC on the port 1000 above, as Nacos' clients find it.
+    #[arg(long = "nacosAddr", value_name = "ADDRESS", value_parser = address)]
+    pub nacos_addr: Option<SocketAddr>,
+    /// User that Nacos' clients have to log in as; its password is in --nacosPasswordFile.
+    #[arg(
+        long = "nacosUser",
+        value_name = "NAME",
+        requires = "nacos_password_file"
+    )]
+    pub nacos_user: Option<String>,
+    /// File of that password.
+    #[arg(
+        long = "nacosPasswordFile",
+        value_name = "FILE",
+        requires = "nacos_user"
+    )]
+    pub nacos_password_file: Option<PathBuf>,
     /// Answer as a session server of SOFARegistry on this address: the HTTP port that clients are configured with.
     #[arg(long = "sofaRegistryAddr", value_name = "ADDRESS", value_parser = address)]
     pub sofa_registry_addr: Option<SocketAddr>,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -35,6 +36,26 @@ impl Facades {
             let serving = facades::eureka::serve(listener, hub.clone(), registry, config);
             facades.add(flag, serving);
         }
+        if let Some(address) = args.nacos_addr {
+            let flag = "--nacosAddr";
+            let registry = writable(flag, registry)?;
+            let http = listen(flag, address).await?;
+            let mut address = http.local_addr()?;
+            let port = address.port().checked_add(facades::nacos::GRPC_OFFSET);
+            let port = port.with_context(|| format!("{flag} {address}: gRPC has no port"))?;
+            let config = facades::nacos::Config {
+                address,
+                credentials: credentials(
+                    flag,
+                    args.nacos_user.as_ref(),
+                    args.nacos_password_file.as_ref(),
+                )?,
+            };
+            address.set_port(port);
+            let grpc = listen(flag, address).await?;
+            let serving = facades::nacos::serve(http, grpc, hub.clone(), registry, config);
+            facades.add(flag, serving);
+        }
         if let Some(address) = args.sofa_registry_addr {
             let flag = "--sofaRegistryAddr";
             let registry = writable(flag, registry)?;
@@ -55,17 +76,11 @@ impl Facades {
             let flag = "--zookeeperAddr";
             let registry = writable(flag, registry)?;
             let listener = listen(flag, address).await?;
-            let digest = args.zookeeper_user.as_ref().map(|username| Credentials {
-                username: username.clone(),
-                password: None,
-                password_file: args.zookeeper_password_file.clone(),
-            });
-            if let Some(digest) = &digest {
-                // It is read again at each log-in.
-                digest
-                    .password()
-                    .map_err(|error| anyhow!("{flag}: {error}"))?;
-            }
+            let digest = credentials(
+                flag,
+                args.zookeeper_user.as_ref(),
+                args.zookeeper_password_file.as_ref(),
+            )?;
             let config = facades::zookeeper::Config {
                 address: listener.local_addr()?,
                 digest,
@@ -100,6 +115,25 @@ fn writable(flag: &str, registry: Option<&Registry>) -> Result<Registry> {
         Some(registry) => Ok(registry.clone()),
         None => bail!("{flag} needs the registry osr in --registries"),
     }
+}
+
+/// Who has to log in; the password is read again at each log-in.
+fn credentials(
+    flag: &str,
+    user: Option<&String>,
+    file: Option<&PathBuf>,
+) -> Result<Option<Credentials>> {
+    let Some(username) = user else {
+        return Ok(None);
+    };
+    let credentials = Credentials {
+        username: username.clone(),
+        password: None,
+        password_file: file.cloned(),
+    };
+    let password = credentials.password();
+    password.map_err(|error| anyhow!("{flag}: {error}"))?;
+    Ok(Some(credentials))
 }
 
 fn next_port(address: SocketAddr) -> Result<SocketAddr> {
