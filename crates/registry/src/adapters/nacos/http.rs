@@ -90,9 +90,11 @@ impl<'a> Server<'a> {
             api: Api::V3,
             web: config.web(name)?,
         };
-        let query = vec![("serviceName", "mesh".to_owned())];
+        // Without the list of services the rest is of no use.
+        let one = || "1".to_owned();
+        let query = vec![("pageNo", one()), ("pageSize", one())];
         let answer = server
-            .send(Method::GET, "/v3/client/ns/instance/list", &query)
+            .send(Method::GET, "/v3/admin/ns/service/list", &query)
             .await?;
         // One that does not know the path says so in several ways.
         let wrapped: Result<Value, _> = serde_json::from_slice(&answer.body);
