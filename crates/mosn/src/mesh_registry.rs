@@ -4,6 +4,7 @@
 //! Follows SOFARPC's `registry-mesh` (5.13) and the examples of MOSN's images.
 
 mod agent;
+mod annotations;
 mod application;
 mod applications;
 mod config;
@@ -12,6 +13,7 @@ mod probe;
 mod publications;
 mod server;
 mod service_id;
+mod subscriptions;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use anyhow::Context;
 use api::envoy::config::bootstrap::v3::Bootstrap;
 use base::FieldError;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::bootstrap::Flags;
@@ -155,6 +157,7 @@ pub async fn serve(
         config,
         agent,
         app_name: Mutex::default(),
+        watches: Arc::new(Semaphore::new(server::WATCHES)),
     };
     tasks.spawn(server::serve(listener, Arc::new(face), stopped));
     Ok(Handle {

@@ -7,7 +7,7 @@ use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
 use mosn::mesh_registry::{Config, Handle, serve};
 use registry::{Instance, Limits, Registry};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
@@ -251,6 +251,63 @@ async fn a_publication_is_registered_at_the_sidecar() {
         );
         assert!(instances(&server.registry).is_empty());
     }
+}
+
+/// The next line with something in it; `None` when the answer has ended.
+async fn next_line(lines: &mut Lines<BufReader<TcpStream>>) -> Option<String> {
+    let next = async {
+        // Chunks of HTTP stand between the lines.
+        while let Some(line) = lines.next_line().await.expect("a line") {
+            if line.starts_with('{') {
+                return Some(line);
+            }
+        }
+        None
+    };
+    tokio::time::timeout(DEADLINE, next).await.expect("in time")
+}
+
+#[tokio::test]
+async fn who_asks_for_it_is_told_of_changes() {
+    let server = Server::in_memory();
+    let sidecar = sidecar(server.address, |_| {}).await;
+    let name = "mesh.apps.SofaShop:1.0";
+    let mut stream = TcpStream::connect(sidecar.address())
+        .await
+        .expect("a connection");
+    let body = subscription(name).to_string();
+    let request = format!(
+        "POST /services/watch HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("a request");
+    let mut lines = BufReader::new(stream).lines();
+    let told = |line: Option<String>| {
+        let line: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        assert_eq!(
+            (&line["serviceName"], &line["success"]),
+            (&json!(name), &json!(true))
+        );
+        line["datas"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(told(next_line(&mut lines).await), 0);
+    post(&sidecar, "/services/publish", &publication(name)).await;
+    assert_eq!(told(next_line(&mut lines).await), 1);
+
+    // A registry that comes back with nothing is told what was published, and then tells it.
+    let (_, address) = server.stop();
+    let empty = Registry::in_memory(Limits::default()).expect("a registry");
+    let server = Server::start(empty, &address.to_string());
+    until(&server.registry, "registered again", |all| all.len() == 1).await;
+    let unpublication = json!({"serviceName": name, "protocolType": "bolt", "group": null});
+    post(&sidecar, "/services/unpublish", &unpublication).await;
+    while told(next_line(&mut lines).await) > 0 {}
+    post(&sidecar, "/services/unsubscribe", &subscription(name)).await;
+    // It ends.
+    while next_line(&mut lines).await.is_some() {}
 }
 
 #[tokio::test]

@@ -177,6 +177,41 @@ async fn a_file_of_applications_is_followed() {
     assert_eq!(of_b(&registry), before, "it was never gone");
 }
 
+#[tokio::test]
+async fn the_annotations_of_a_pod_are_followed_and_health_may_be_on_another_port() {
+    let (registry, address) = registry().await;
+    let application = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = application.local_addr().expect("an address");
+    let up = answering("HTTP/1.1 200 OK\r\n\r\n{\"status\":\"UP\"}").await;
+    let down = answering("HTTP/1.1 503 Service Unavailable\r\n\r\n{\"status\":\"DOWN\"}").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("annotations");
+    // As the downward API does it: the next version takes the place of the one before at once.
+    let annotate = |annotation: &Value| {
+        let next = folder.path().join("next");
+        let quoted = Value::from(annotation.to_string());
+        let lines = format!("a.b/c=\"d\"\nmesh.sofastack.io/applications={quoted}\n");
+        std::fs::write(&next, lines).expect("a file");
+        std::fs::rename(&next, &file).expect("the file");
+    };
+    let application = |name: &str, health: SocketAddr| {
+        json!({
+            "protocol": "bolt", "endpoint": endpoint.to_string(), "interval": "0.05s",
+            "health_path": format!("http://{health}/actuator/readiness"), "services": [{"name": name}],
+        })
+    };
+    annotate(&json!([
+        application("com.foo.A", up),
+        application("com.foo.B", down)
+    ]));
+    let _sidecar = sidecar(address, json!({"applications_file": file})).await;
+    until(&registry, &["bolt/com.foo.A 10.1.1.1:12200 /"]).await;
+    annotate(&json!([application("com.foo.B", up)]));
+    until(&registry, &["bolt/com.foo.B 10.1.1.1:12200 /"]).await;
+    std::fs::write(&file, "a.b/c=\"d\"\n").expect("a file");
+    until(&registry, &[]).await;
+}
+
 #[test]
 fn names_the_field_that_is_wrong() {
     let cases = [

@@ -11,7 +11,7 @@ use api::mesh::registry::v1::{
     DeregisterRequest, Instance, InstanceRef, ListRequest, RegisterRequest, RenewRequest, Selector,
     WatchRequest,
 };
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -20,7 +20,8 @@ use super::publications::{Owner, Publications};
 use super::service_id::ServiceId;
 use super::stopped;
 
-type Client = RegistryServiceClient<Channel>;
+/// A connection with the registry.
+pub(super) type Client = RegistryServiceClient<Channel>;
 
 /// Instances in one call.
 const PORTION: usize = 500;
@@ -38,6 +39,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// No service has this name: its watch is open for as long as the registry is there, and brings nothing.
 const NOBODY: &str = "mesh-registry.liveness";
+/// Ends of subscriptions that a slow watcher of them may be behind.
+const UNSUBSCRIBED: usize = 256;
 /// Applications that publish at the server by themselves.
 pub(super) const FACE: Owner = Owner(0);
 
@@ -47,20 +50,21 @@ pub(super) struct Agent {
     changed: Notify,
     lease_ttl: Duration,
     owners: AtomicU64,
+    /// While there is a session with the registry.
+    client: watch::Sender<Option<Client>>,
+    /// Services whose subscription has ended.
+    unsubscribed: broadcast::Sender<ServiceId>,
 }
 
 struct Shared {
     publications: Publications,
-    client: Option<Client>,
-    /// Why there is no client.
+    /// Why there is no session.
     failure: String,
     /// The last answer to a subscription, for the time when the registry is away.
-    known: HashMap<ServiceIdKey, Vec<Instance>>,
+    known: HashMap<ServiceId, Vec<Instance>>,
     /// Health of the application, by protocol, where it is watched and not good.
     unhealthy: Vec<String>,
 }
-
-type ServiceIdKey = (String, String, String, String);
 
 /// How a session with the registry ended.
 enum End {
@@ -73,7 +77,6 @@ impl Agent {
         Agent {
             shared: Mutex::new(Shared {
                 publications: Publications::default(),
-                client: None,
                 failure: "not connected yet".to_owned(),
                 known: HashMap::new(),
                 unhealthy: Vec::new(),
@@ -81,6 +84,8 @@ impl Agent {
             changed: Notify::new(),
             lease_ttl,
             owners: AtomicU64::new(FACE.0),
+            client: watch::Sender::new(None),
+            unsubscribed: broadcast::Sender::new(UNSUBSCRIBED),
         }
     }
 
@@ -161,25 +166,11 @@ impl Agent {
 
     /// The instances that can take calls; those last known when the registry is away.
     pub(super) async fn providers(&self, id: &ServiceId) -> Vec<Instance> {
-        let key = (
-            id.protocol.clone(),
-            id.name.clone(),
-            id.version.clone(),
-            id.group.clone(),
-        );
-        let client = self.shared().client.clone();
+        let client = self.client.borrow().clone();
         let Some(mut client) = client else {
-            return self.shared().known.get(&key).cloned().unwrap_or_default();
+            return self.shared().known.get(id).cloned().unwrap_or_default();
         };
-        let word = |word: &String| (!word.is_empty()).then(|| word.clone());
-        let selector = Selector {
-            protocol: id.protocol.clone(),
-            service: id.name.clone(),
-            version: word(&id.version),
-            // No group beside a version is a group too: none.
-            group: word(&id.group).or((!id.version.is_empty()).then(String::new)),
-            available_only: true,
-        };
+        let selector = id.selector();
         let request = ListRequest {
             selector: Some(selector),
         };
@@ -188,22 +179,30 @@ impl Agent {
         match listed {
             Ok(Ok(response)) => {
                 let instances = response.into_inner().instances;
-                shared.known.insert(key, instances.clone());
+                shared.known.insert(id.clone(), instances.clone());
                 instances
             }
-            Ok(Err(_)) | Err(_) => shared.known.get(&key).cloned().unwrap_or_default(),
+            Ok(Err(_)) | Err(_) => shared.known.get(id).cloned().unwrap_or_default(),
         }
     }
 
-    /// Forgets what a subscription brought.
+    /// The connection with the registry, once there is one; `None`: there will be none.
+    pub(super) async fn registry(&self) -> Option<Client> {
+        let mut client = self.client.subscribe();
+        let client = client.wait_for(Option::is_some).await.ok()?;
+        client.clone()
+    }
+
+    /// Forgets what a subscription brought, and ends its pushes.
     pub(super) fn unsubscribe(&self, id: &ServiceId) {
-        let key = (
-            id.protocol.clone(),
-            id.name.clone(),
-            id.version.clone(),
-            id.group.clone(),
-        );
-        self.shared().known.remove(&key);
+        self.shared().known.remove(id);
+        // An error says that nobody is told anything.
+        let _ = self.unsubscribed.send(id.clone());
+    }
+
+    /// Tells whose subscription ends from now on.
+    pub(super) fn unsubscribed(&self) -> broadcast::Receiver<ServiceId> {
+        self.unsubscribed.subscribe()
     }
 
     /// Says whether the application behind a protocol can take calls.
@@ -267,8 +266,8 @@ impl Agent {
         if failures == 1 {
             tracing::warn!(endpoint, failure, "the registry is away");
         }
+        self.client.send_replace(None);
         let mut shared = self.shared();
-        shared.client = None;
         shared.failure = failure;
         // A registry that comes back may have lost everything: to register what is there costs little.
         shared.publications.lost_all();
@@ -294,8 +293,8 @@ impl Agent {
             Err(status) => return (End::Lost(describe(&status)), false),
         };
         {
+            self.client.send_replace(Some(client.clone()));
             let mut shared = self.shared();
-            shared.client = Some(client.clone());
             shared.failure.clear();
             tracing::info!(
                 endpoint,

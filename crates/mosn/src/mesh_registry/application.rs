@@ -27,8 +27,8 @@ pub struct Application {
     pub dubbo_qos: Option<String>,
     /// Host and port, and the path, of Spring Boot's actuator.
     pub spring_actuator: Option<(String, String)>,
-    /// A path on the endpoint that answers 2xx while it is alive.
-    pub health_path: Option<String>,
+    /// Host and port, and the path, of what answers 2xx while it is alive.
+    pub health: Option<(String, String)>,
     /// Between two looks.
     pub interval: Duration,
     /// Failures in a row after which it is withdrawn.
@@ -86,13 +86,20 @@ fn compile(
         "" => None,
         named => Some(actuator(named)?),
     };
-    let health_path = match message.health_path.as_str() {
+    let health = match message.health_path.as_str() {
         "" => None,
-        path if is_path(path) => Some(path.to_owned()),
-        path => {
-            let message = format!("must be a path that begins with /, is {path:?}");
-            return Err(FieldError::at("health_path", message));
-        }
+        path if is_path(path) => Some((endpoint.clone(), path.to_owned())),
+        // Bolt and Dubbo's ports speak no HTTP: SOFABoot answers on another one.
+        url => Some(
+            http_url(url)
+                .filter(|(_, path)| is_path(path))
+                .ok_or_else(|| {
+                    let message = format!(
+                        "must be a path that begins with /, or http://host:port/path, is {url:?}"
+                    );
+                    FieldError::at("health_path", message)
+                })?,
+        ),
     };
     let services: Vec<Service> = message.services.iter().map(service).collect();
     if let Some(index) = services.iter().position(|service| service.name.is_empty()) {
@@ -109,7 +116,7 @@ fn compile(
         services,
         dubbo_qos,
         spring_actuator,
-        health_path,
+        health,
         interval: duration(
             "interval",
             message.interval.as_ref(),
@@ -152,19 +159,20 @@ fn is_path(path: &str) -> bool {
 }
 
 fn actuator(text: &str) -> Result<(String, String), FieldError> {
-    let wrong = || {
+    let (authority, path) = http_url(text).ok_or_else(|| {
         let message = format!("must be http://host:port/path, is {text:?}");
         FieldError::at("spring_actuator", message)
-    };
-    let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
+    })?;
+    Ok((authority, path.trim_end_matches('/').to_owned()))
+}
+
+/// Host and port, and the path, of a URL.
+fn http_url(text: &str) -> Option<(String, String)> {
+    let rest = text.strip_prefix("http://")?;
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     };
-    let authority = host_port("spring_actuator", authority).map_err(|_| wrong())?;
-    let path = path.trim_end_matches('/');
-    if !path.is_empty() && !is_path(path) {
-        return Err(wrong());
-    }
-    Ok((authority, path.to_owned()))
+    let authority = host_port("", authority).ok()?;
+    (path.is_empty() || is_path(path)).then(|| (authority, path.to_owned()))
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use api::mesh::registry::v1::{Instance, InstanceRef};
-use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -16,7 +15,7 @@ use super::application::{Application, Service, compile_applications};
 use super::config::Config;
 use super::publications::Owner;
 use super::server::instance_id;
-use super::{probe, stopped};
+use super::{annotations, probe, stopped};
 
 /// Between two looks at the file.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,15 +138,13 @@ async fn read(file: &Path, config: &Config) -> Result<Vec<Application>, String> 
     let text = tokio::fs::read_to_string(file)
         .await
         .map_err(|e| e.to_string())?;
-    let document = api::yaml::to_value(&text).map_err(|e| e.to_string())?;
-    let keys = document.as_object().map(|object| {
-        let mut keys = object.keys().map(String::as_str);
-        keys.all(|key| key == "applications")
-    });
-    if keys != Some(true) {
-        return Err("must be an object with the field applications and no other".to_owned());
-    }
-    let message: MeshRegistry = api::json::from_value(&document).map_err(|e| e.to_string())?;
+    let message = match annotations::of_file(&text) {
+        Some(annotated) => annotated?,
+        None => {
+            let document = api::yaml::to_value(&text).map_err(|e| e.to_string())?;
+            annotations::document_of_applications(&document)?
+        }
+    };
     compile_applications(&message.applications, &config.ingress_ports).map_err(|e| e.to_string())
 }
 

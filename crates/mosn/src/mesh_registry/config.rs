@@ -11,6 +11,7 @@ use api::google::protobuf::value::Kind;
 use api::mosn::extensions::bootstrap::mesh_registry::v1::MeshRegistry;
 use base::FieldError;
 
+use super::annotations::{self, ANNOTATION};
 use super::application::{Application, compile_applications};
 use crate::config::socket_addr;
 
@@ -65,7 +66,14 @@ impl Config {
                 .map_err(|e| e.in_field("typed_config")),
         };
         let mut config = compiled.map_err(located)?;
-        config.labels = labels(bootstrap);
+        config.labels = metadata(bootstrap, "LABELS");
+        if let Some(text) = metadata(bootstrap, "ANNOTATIONS").get(ANNOTATION) {
+            match annotated(text, &config.ingress_ports) {
+                Ok(applications) => config.applications.extend(applications),
+                // A sidecar without these applications is better than none.
+                Err(why) => tracing::error!(annotation = ANNOTATION, "{why}; it is left out"),
+            }
+        }
         Ok(Some(config))
     }
 
@@ -139,21 +147,30 @@ impl Config {
     }
 }
 
-/// `node.metadata.LABELS`, where Istio's sidecars carry the labels of their workload.
-fn labels(bootstrap: &Bootstrap) -> BTreeMap<String, String> {
+/// `node.metadata.LABELS` or `ANNOTATIONS`, where Istio's sidecars carry those of their workload.
+fn metadata(bootstrap: &Bootstrap, field: &str) -> BTreeMap<String, String> {
     let metadata = bootstrap
         .node
         .as_ref()
         .and_then(|node| node.metadata.as_ref());
-    let labels = metadata.and_then(|metadata| metadata.fields.get("LABELS"));
-    let Some(Kind::StructValue(labels)) = labels.and_then(|value| value.kind.as_ref()) else {
+    let pairs = metadata.and_then(|metadata| metadata.fields.get(field));
+    let Some(Kind::StructValue(pairs)) = pairs.and_then(|value| value.kind.as_ref()) else {
         return BTreeMap::new();
     };
     let text = |(key, value): (&String, &Value)| match &value.kind {
         Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
         _ => None,
     };
-    labels.fields.iter().filter_map(text).collect()
+    pairs.fields.iter().filter_map(text).collect()
+}
+
+/// The applications of the Pod's annotation.
+fn annotated(
+    text: &str,
+    ingress_ports: &BTreeMap<String, u16>,
+) -> Result<Vec<Application>, String> {
+    let message = annotations::parse(text)?;
+    compile_applications(&message.applications, ingress_ports).map_err(|error| error.to_string())
 }
 
 pub(super) fn duration(
@@ -210,6 +227,29 @@ mod tests {
                 ("tri", 50051)
             ]
         );
+        Ok(())
+    }
+
+    #[test]
+    fn takes_applications_from_the_annotation_of_the_node() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let bootstrap = |annotation: &str| {
+            let bootstrap = serde_json::json!({
+                "node": {"metadata": {"ANNOTATIONS": {ANNOTATION: annotation}}},
+                "bootstrap_extensions": [{"name": EXTENSION, "typed_config": {
+                    "@type": "type.googleapis.com/mosn.extensions.bootstrap.mesh_registry.v1.MeshRegistry",
+                    "address": {"socket_address": {"address": "127.0.0.5", "port_value": 13330}},
+                    "cluster_name": "registry",
+                }}],
+            });
+            api::json::from_value::<Bootstrap>(&bootstrap)
+        };
+        let good = "[{protocol: bolt, endpoint: '127.0.0.1:12199', services: [{name: a}]}]";
+        for (annotation, expected) in [(good, 1), ("[{protocol: smtp}]", 0), ("'", 0)] {
+            let config = Config::of(&bootstrap(annotation)?).map_err(|e| e.to_string())?;
+            let applications = config.ok_or("no extension")?.applications;
+            assert_eq!(applications.len(), expected, "{annotation}");
+        }
         Ok(())
     }
 

@@ -29,8 +29,8 @@ pub(super) async fn ask(application: &Application) -> Result<BTreeSet<Service>, 
             ));
         }
     }
-    if let Some(path) = &application.health_path {
-        get(&application.endpoint, path).await?;
+    if let Some((authority, path)) = &application.health {
+        get(authority, path).await?;
     }
     let mut services: BTreeSet<Service> = application.services.iter().cloned().collect();
     if let Some((authority, path)) = &application.spring_actuator {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::mesh::registry::v1::{Instance, InstanceRef};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,19 +18,24 @@ use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::agent::{Agent, FACE};
 use super::config::Config;
 use super::service_id::ServiceId;
 use super::stopped;
+use super::subscriptions::{self, Told};
 use super::wire::{Application, DATAS, Outcome, Publish, Service, Subscribed, provider_url};
 
 /// Bytes of a body.
 const BODY_BYTES: usize = 1024 * 1024;
 /// Connections at one time; the others wait in the kernel's queue.
 const CONNECTIONS: usize = 512;
+/// Of them, those that are told of changes.
+pub(super) const WATCHES: usize = 256;
 /// For the header of a request, and for its body.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept, most likely for want of file descriptors.
@@ -41,6 +47,8 @@ pub(super) struct Face {
     pub(super) agent: Arc<Agent>,
     /// As the application has introduced itself; the last of several.
     pub(super) app_name: Mutex<String>,
+    /// Places for clients that are told of changes.
+    pub(super) watches: Arc<Semaphore>,
 }
 
 type Answer = Result<Response, Refusal>;
@@ -84,6 +92,7 @@ fn router(face: Arc<Face>) -> Router {
         .route("/services/unpublish", post(unpublish))
         .route("/services/subscribe", post(subscribe))
         .route("/services/unsubscribe", post(unsubscribe))
+        .route("/services/watch", post(watch_service))
         .method_not_allowed_fallback(async || {
             Refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -185,20 +194,53 @@ async fn subscribe(State(face): State<Arc<Face>>, request: Request) -> Answer {
     let service: Service = read(request).await?;
     let (datas, error_message) = match service.service() {
         Err(why) => (None, why),
-        Ok(id) => {
-            let providers = face.agent.providers(&id).await;
-            (
-                Some(providers.iter().take(DATAS).map(provider_url).collect()),
-                String::new(),
-            )
-        }
+        Ok(id) => (Some(face.agent.providers(&id).await), String::new()),
     };
     Ok(reply(&Subscribed {
-        service_name: service.name().to_owned(),
         success: datas.is_some(),
-        datas: datas.unwrap_or_default(),
         error_message,
+        ..subscribed(service.name(), &datas.unwrap_or_default())
     }))
+}
+
+fn subscribed(name: &str, providers: &[Instance]) -> Subscribed {
+    Subscribed {
+        service_name: name.to_owned(),
+        datas: providers.iter().take(DATAS).map(provider_url).collect(),
+        success: true,
+        error_message: String::new(),
+    }
+}
+
+/// Answers as a subscription, and again in a line of its own whenever the providers change; lines between are empty.
+async fn watch_service(State(face): State<Arc<Face>>, request: Request) -> Answer {
+    let service: Service = read(request).await?;
+    let id = service
+        .service()
+        .map_err(|why| Refusal(StatusCode::BAD_REQUEST, why))?;
+    let Ok(place) = face.watches.clone().try_acquire_owned() else {
+        let message = format!("the sidecar serves {WATCHES} watches at most");
+        return Err(Refusal(StatusCode::TOO_MANY_REQUESTS, message));
+    };
+    let (client, told) = mpsc::channel(1);
+    let agent = face.agent.clone();
+    tokio::spawn(async move {
+        subscriptions::tell(agent, id, client).await;
+        drop(place);
+    });
+    let lines = ReceiverStream::new(told).map(move |told| {
+        let mut line = match told {
+            Told::Nothing => Vec::new(),
+            Told::Providers(providers) => {
+                let document = subscribed(service.name(), &providers);
+                serde_json::to_vec(&document).unwrap_or_default()
+            }
+        };
+        line.push(b'\n');
+        Ok::<_, std::convert::Infallible>(line)
+    });
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
 }
 
 async fn unsubscribe(State(face): State<Arc<Face>>, request: Request) -> Answer {

@@ -1,8 +1,10 @@
 //! The names that applications publish under: `interface:version[:uniqueId]`, with or without `@DEFAULT` (SOFARPC),
 //! `interface[:version][:group]@dubbo`, `application@springcloud`.
 
+use api::mesh::registry::v1::Selector;
+
 /// A published name taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ServiceId {
     /// In lower case: `bolt`, `dubbo`, `springcloud`, …
     pub(super) protocol: String,
@@ -47,6 +49,21 @@ impl ServiceId {
 }
 
 const BOLT: &str = "bolt";
+
+impl ServiceId {
+    /// Its instances that can take calls.
+    pub(super) fn selector(&self) -> Selector {
+        let word = |word: &String| (!word.is_empty()).then(|| word.clone());
+        Selector {
+            protocol: self.protocol.clone(),
+            service: self.name.clone(),
+            version: word(&self.version),
+            // No group beside a version is a group too: none.
+            group: word(&self.group).or((!self.version.is_empty()).then(String::new)),
+            available_only: true,
+        }
+    }
+}
 
 /// SOFARPC's registries call Bolt `DEFAULT`.
 fn protocol(word: &str) -> String {
