@@ -111,6 +111,12 @@ pub struct DiscoveryArgs {
     /// pilot leads.
     #[arg(long = "leaseFile", value_name = "FILE")]
     pub lease_file: Option<PathBuf>,
+    /// Lease of Kubernetes, as namespace/name, that pilots which see no file of each other have for the same purpose.
+    #[arg(long, value_name = "LEASE", conflicts_with = "lease_file", value_parser = lease)]
+    pub lease: Option<(String, String)>,
+    /// File, as kubectl has it, of the cluster of --lease; without it, the one that pilot runs in.
+    #[arg(long, value_name = "FILE", requires = "lease")]
+    pub kubeconfig: Option<PathBuf>,
     /// Domain of Kubernetes' service names.
     #[arg(long, default_value = "cluster.local")]
     pub domain: String,
@@ -141,6 +147,15 @@ pub enum RegistryName {
     /// None.
     #[value(name = "none", alias = "None")]
     None,
+}
+
+fn lease(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err(format!("`{text}` is not <namespace>/<name>")),
+    }
 }
 
 /// An address; istiod's `:15010` binds the loopback here, not all interfaces.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use registry::leader::{self, Election};
+use registry::kubernetes::Cluster;
+use registry::leader::{self, Election, LeaseObject};
 use registry::{HubOptions, Limits, Registry, Sync, SyncOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -81,9 +82,17 @@ impl Pilot {
         let monitoring = bind("--monitoringAddr", args.monitoring_addr).await?;
         let facades = Facades::bind(args, &registries, registry.as_ref()).await?;
 
-        let election = match &args.lease_file {
-            Some(file) => Election::File(file.clone()),
-            None => Election::Alone,
+        let election = match (&args.lease_file, &args.lease) {
+            (Some(file), _) => Election::File(file.clone()),
+            (None, Some((namespace, name))) => Election::Kubernetes(LeaseObject {
+                cluster: Cluster {
+                    kubeconfig: args.kubeconfig.clone(),
+                    context: None,
+                },
+                namespace: namespace.clone(),
+                name: name.clone(),
+            }),
+            (None, None) => Election::Alone,
         };
         let sync = Sync::start(
             registries.clone(),

@@ -5,6 +5,7 @@ pub mod consul;
 pub mod etcd;
 pub mod eureka;
 pub mod files;
+pub mod kubernetes;
 mod leases;
 pub mod nacos;
 pub mod sofaregistry;
@@ -16,11 +17,12 @@ use crate::source::Link;
 use crate::tls::ClientTls;
 
 /// The words of a `RegistrySource` for the kinds of registries.
-pub(crate) const KINDS: [&str; 7] = [
+pub(crate) const KINDS: [&str; 8] = [
     "consul",
     "etcd",
     "eureka",
     "files",
+    "kubernetes",
     "nacos",
     "sofaregistry",
     "zookeeper",
@@ -37,6 +39,8 @@ pub enum Config {
     Eureka(eureka::Config),
     /// A folder of YAML files.
     Files(files::Config),
+    /// Kubernetes.
+    Kubernetes(kubernetes::Config),
     /// Nacos.
     Nacos(nacos::Config),
     /// SOFARegistry.
@@ -53,6 +57,7 @@ impl Config {
             Config::Etcd(_) => "etcd",
             Config::Eureka(_) => "eureka",
             Config::Files(_) => "files",
+            Config::Kubernetes(_) => "kubernetes",
             Config::Nacos(_) => "nacos",
             Config::SofaRegistry(_) => "sofaregistry",
             Config::ZooKeeper(_) => "zookeeper",
@@ -64,7 +69,7 @@ impl Config {
             Config::Consul(config) => config.tls.as_ref(),
             Config::Etcd(config) => config.tls.as_ref(),
             Config::Eureka(config) => config.tls.as_ref(),
-            Config::Files(_) | Config::SofaRegistry(_) => None,
+            Config::Files(_) | Config::Kubernetes(_) | Config::SofaRegistry(_) => None,
             Config::Nacos(config) => config.tls.as_ref(),
             Config::ZooKeeper(config) => config.tls.as_ref(),
         }
@@ -77,6 +82,7 @@ impl Config {
             Config::Etcd(config) => config.validate(),
             Config::Eureka(config) => config.validate(),
             Config::Files(config) => config.validate(),
+            Config::Kubernetes(config) => config.validate(),
             Config::Nacos(config) => config.validate(),
             Config::SofaRegistry(config) => config.validate(),
             Config::ZooKeeper(config) => config.validate(),
@@ -97,6 +103,7 @@ pub(crate) async fn run(config: Config, link: Link) {
         Config::Etcd(config) => etcd::run(config, link).await,
         Config::Eureka(config) => eureka::run(config, link).await,
         Config::Files(config) => files::run(config, link).await,
+        Config::Kubernetes(config) => kubernetes::run(config, link).await,
         Config::Nacos(config) => nacos::run(config, link).await,
         Config::SofaRegistry(config) => sofaregistry::run(config, link).await,
         Config::ZooKeeper(config) => zookeeper::run(config, link).await,

@@ -1,12 +1,16 @@
 //! Which of several hubs of a mesh writes copies into registries.
 
+mod candidate;
 pub mod file;
+pub mod kubernetes;
 
 use std::path::PathBuf;
 
 use tokio::sync::watch;
 
 use crate::sync::Role;
+
+pub use kubernetes::LeaseObject;
 
 /// How the hubs of a mesh agree on one that leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +19,8 @@ pub enum Election {
     Alone,
     /// Who holds the lock of a file in a folder that all of them see.
     File(PathBuf),
+    /// Who holds a Lease of Kubernetes.
+    Kubernetes(LeaseObject),
 }
 
 /// Takes part on the present runtime until nobody listens any longer.
@@ -26,6 +32,9 @@ pub fn take_part(election: Election) -> watch::Receiver<Role> {
         }
         Election::File(path) => {
             tokio::spawn(file::run(path, role));
+        }
+        Election::Kubernetes(object) => {
+            tokio::spawn(kubernetes::run(object, role));
         }
     }
     told

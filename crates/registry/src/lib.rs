@@ -27,6 +27,7 @@ pub mod facades;
 mod grpc;
 mod http;
 mod hub;
+pub mod kubernetes;
 pub mod leader;
 mod limits;
 mod metadata;

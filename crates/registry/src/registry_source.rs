@@ -6,7 +6,9 @@ use std::time::Duration;
 use base::FieldError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::adapters::{self, Config, consul, etcd, eureka, files, nacos, sofaregistry, zookeeper};
+use crate::adapters::{
+    self, Config, consul, etcd, eureka, files, kubernetes, nacos, sofaregistry, zookeeper,
+};
 use crate::hub::{Protection, Settings, SourceSpec};
 
 /// The `spec` of a `RegistrySource`: exactly one registry, and how the hub treats it.
@@ -34,6 +36,9 @@ pub struct RegistrySource {
     /// A folder of YAML files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<files::Config>,
+    /// Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<kubernetes::Config>,
     /// Nacos.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nacos: Option<nacos::Config>,
@@ -69,6 +74,7 @@ impl RegistrySource {
             self.etcd.clone().map(Config::Etcd),
             self.eureka.clone().map(Config::Eureka),
             self.files.clone().map(Config::Files),
+            self.kubernetes.clone().map(Config::Kubernetes),
             self.nacos.clone().map(Config::Nacos),
             self.sofaregistry.clone().map(Config::SofaRegistry),
             self.zookeeper.clone().map(Config::ZooKeeper),
