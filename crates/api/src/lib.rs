@@ -41,3 +41,6 @@ mod generated {
 }
 
 pub use generated::*;
+
+/// The Open Service Registry's gRPC service as it is written, for those who generate clients of it.
+pub const REGISTRY_PROTO: &str = include_str!("../proto/mesh/registry/v1/registry.proto");

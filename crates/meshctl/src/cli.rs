@@ -261,7 +261,7 @@ pub(crate) enum RegistryCommand {
         #[command(flatten)]
         selector: SelectorOptions,
         #[command(flatten)]
-        pilot: PilotAddress,
+        registry: RegistryAddress,
         /// How to print
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
@@ -300,7 +300,7 @@ pub(crate) enum RegistryCommand {
         #[arg(long, default_value_t = 0)]
         ttl: u64,
         #[command(flatten)]
-        pilot: PilotAddress,
+        registry: RegistryAddress,
     },
     /// Take an instance out
     #[command(after_help = "Examples:
@@ -316,7 +316,7 @@ pub(crate) enum RegistryCommand {
         #[arg(long)]
         id: String,
         #[command(flatten)]
-        pilot: PilotAddress,
+        registry: RegistryAddress,
     },
     /// Print what is registered, and then every change as it happens
     #[command(after_help = "Examples:
@@ -326,11 +326,23 @@ pub(crate) enum RegistryCommand {
         #[command(flatten)]
         selector: SelectorOptions,
         #[command(flatten)]
-        pilot: PilotAddress,
+        registry: RegistryAddress,
         /// How to print: a line for each change, or one JSON document a line
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct RegistryAddress {
+    #[command(flatten)]
+    pub(crate) pilot: PilotAddress,
+    /// Namespace of the services; `*` lists and watches all
+    #[arg(short, long, env = "MESHCTL_NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+    /// File with the token that the registry asks for
+    #[arg(long, env = "MESHCTL_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -24,6 +24,8 @@ pub(crate) struct Server {
     pub(crate) what: &'static str,
     /// What to do if it cannot be reached.
     pub(crate) hint: String,
+    /// The token that it asks for.
+    pub(crate) token: Option<String>,
 }
 
 impl Server {
@@ -110,6 +112,10 @@ impl Server {
             .method(method)
             .uri(path)
             .header(header::HOST, &self.address);
+        if let Some(token) = &self.token {
+            let value = format!("Bearer {token}");
+            request = request.header(header::AUTHORIZATION, value);
+        }
         let bytes = match body {
             Some(value) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");

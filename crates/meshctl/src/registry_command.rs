@@ -1,6 +1,6 @@
 //! `meshctl registry`: the Open Service Registry by its HTTP interface.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -8,7 +8,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 use tokio_stream::StreamExt;
 
-use crate::cli::{Format, PilotAddress, RegistryCommand, RegistryOptions, SelectorOptions};
+use crate::cli::{
+    Format, PilotAddress, RegistryAddress, RegistryCommand, RegistryOptions, SelectorOptions,
+};
 use crate::http_client::Server;
 use crate::output::{self, Colour, Table};
 use crate::up::state;
@@ -28,7 +30,24 @@ pub(crate) fn pilot(options: &PilotAddress) -> Server {
         what: "pilot",
         hint: "start a mesh with `meshctl up`, or name pilot's HTTP address with --pilot"
             .to_owned(),
+        token: None,
     }
+}
+
+/// The registry, with the token that the options name.
+fn registry(options: &RegistryAddress) -> anyhow::Result<Server> {
+    let token = match &options.token_file {
+        None => None,
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("--token-file {}", file.display()))?;
+            Some(text.trim().to_owned())
+        }
+    };
+    Ok(Server {
+        token,
+        ..pilot(&options.pilot)
+    })
 }
 
 /// Runs the command.
@@ -36,10 +55,11 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
     match &options.what {
         RegistryCommand::List {
             selector,
-            pilot: address,
+            registry: address,
             output,
         } => {
-            let instances = list(&pilot(address), selector).await?;
+            let server = registry(address)?;
+            let instances = list(&server, selector, &address.namespace).await?;
             match output {
                 Format::Table => {
                     let mut table = Table::new([
@@ -72,13 +92,14 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
             weight,
             metadata,
             ttl,
-            pilot: server,
+            registry: server,
         } => {
             let metadata: Map<String, Value> = metadata
                 .iter()
                 .map(|(key, value)| (key.clone(), json!(value)))
                 .collect();
             let mut instance = json!({
+                "namespace": server.namespace,
                 "protocol": protocol,
                 "service": service,
                 "address": address,
@@ -92,7 +113,7 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
                 instance["weight"] = json!(weight);
             }
             let body = json!({ "instances": [instance] });
-            let answer = pilot(server)
+            let answer = registry(server)?
                 .json(Method::POST, "/v1/register", Some(&body))
                 .await?;
             let registered = &answer["registered"][0];
@@ -110,11 +131,16 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
             protocol,
             service,
             id,
-            pilot: server,
+            registry: server,
         } => {
-            let body =
-                json!({ "instances": [{ "protocol": protocol, "service": service, "id": id }] });
-            let answer = pilot(server)
+            let reference = json!({
+                "namespace": server.namespace,
+                "protocol": protocol,
+                "service": service,
+                "id": id,
+            });
+            let body = json!({ "instances": [reference] });
+            let answer = registry(server)?
                 .json(Method::POST, "/v1/deregister", Some(&body))
                 .await?;
             if answer["removed"] == 0 {
@@ -126,15 +152,22 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
         }
         RegistryCommand::Watch {
             selector,
-            pilot: address,
+            registry: address,
             output,
-        } => watch(&pilot(address), selector, *output).await,
+        } => {
+            let server = registry(address)?;
+            watch(&server, selector, &address.namespace, *output).await
+        }
     }
 }
 
 /// All instances at one moment: a watch that is ended when it has told what is there.
-async fn list(server: &Server, selector: &SelectorOptions) -> anyhow::Result<Vec<Value>> {
-    let mut events = Events::open(server, selector).await?;
+async fn list(
+    server: &Server,
+    selector: &SelectorOptions,
+    namespace: &str,
+) -> anyhow::Result<Vec<Value>> {
+    let mut events = Events::open(server, selector, namespace).await?;
     let mut instances = Vec::new();
     while let Some(event) = events.next().await? {
         match text(&event, "type") {
@@ -151,8 +184,13 @@ async fn list(server: &Server, selector: &SelectorOptions) -> anyhow::Result<Vec
     )
 }
 
-async fn watch(server: &Server, selector: &SelectorOptions, format: Format) -> anyhow::Result<()> {
-    let mut events = Events::open(server, selector).await?;
+async fn watch(
+    server: &Server,
+    selector: &SelectorOptions,
+    namespace: &str,
+    format: Format,
+) -> anyhow::Result<()> {
+    let mut events = Events::open(server, selector, namespace).await?;
     while let Some(event) = events.next().await? {
         if format == Format::Json {
             output::write(&format!("{event}\n"))?;
@@ -201,25 +239,26 @@ struct Events {
 }
 
 impl Events {
-    async fn open(server: &Server, selector: &SelectorOptions) -> anyhow::Result<Self> {
+    async fn open(
+        server: &Server,
+        selector: &SelectorOptions,
+        namespace: &str,
+    ) -> anyhow::Result<Self> {
         let pairs = [
-            ("protocol", &selector.protocol),
-            ("service", &selector.service),
-            ("version", &selector.version),
-            ("group", &selector.group),
+            ("namespace", Some(namespace)),
+            ("protocol", selector.protocol.as_deref()),
+            ("service", selector.service.as_deref()),
+            ("version", selector.version.as_deref()),
+            ("group", selector.group.as_deref()),
         ];
         let query: Vec<String> = pairs
             .iter()
             .filter_map(|(name, value)| {
-                let value = utf8_percent_encode(value.as_deref()?, NON_ALPHANUMERIC);
+                let value = utf8_percent_encode((*value)?, NON_ALPHANUMERIC);
                 Some(format!("{name}={value}"))
             })
             .collect();
-        let path = if query.is_empty() {
-            "/v1/watch".to_owned()
-        } else {
-            format!("/v1/watch?{}", query.join("&"))
-        };
+        let path = format!("/v1/watch?{}", query.join("&"));
         Ok(Self {
             body: server.stream(&path).await?.into_data_stream(),
             pending: Vec::new(),
@@ -251,8 +290,12 @@ fn row(instance: &Value) -> [String; 8] {
     } else {
         "unhealthy"
     };
+    let protocol = match text(instance, "namespace") {
+        "" | "default" => or_dash("protocol"),
+        namespace => format!("{namespace}:{}", text(instance, "protocol")),
+    };
     [
-        or_dash("protocol"),
+        protocol,
         or_dash("service"),
         or_dash("version"),
         or_dash("group"),

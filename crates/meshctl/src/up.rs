@@ -86,6 +86,7 @@ async fn run_mesh(
         address: plan.pilot_at(PILOT_HTTP).to_string(),
         what: "pilot",
         hint: "it has not started".to_owned(),
+        token: None,
     };
     wait_ready(&pilot, "/ready", processes).await?;
     for app in &plan.applications {
@@ -109,6 +110,7 @@ async fn run_mesh(
             address: app.at(ADMIN).to_string(),
             what: "a sidecar",
             hint: format!("it is {}", app.name()),
+            token: None,
         };
         wait_ready(&sidecar, "/ready", processes).await?;
     }

@@ -7,6 +7,7 @@ mod agent;
 mod annotations;
 mod application;
 mod applications;
+mod bearer;
 mod config;
 mod health;
 mod probe;
@@ -129,7 +130,7 @@ pub async fn serve(
         .with_context(|| format!("cannot listen on {} for MeshRegistry", config.address))?;
     let address = listener.local_addr().context("MeshRegistry")?;
     let (stop, stopped) = watch::channel(false);
-    let agent = Arc::new(Agent::new(config.lease_ttl));
+    let agent = Arc::new(Agent::new(config.lease_ttl, config.token_file.clone()));
     let mut tasks = JoinSet::new();
     let given = config.application_endpoints.clone();
     let (endpoints, known_endpoints) = watch::channel(given.clone());

@@ -117,6 +117,9 @@ pub struct DiscoveryArgs {
     /// File, as kubectl has it, of the cluster of --lease; without it, the one that pilot runs in.
     #[arg(long, value_name = "FILE", requires = "lease")]
     pub kubeconfig: Option<PathBuf>,
+    /// The Open Service Registry.
+    #[command(flatten)]
+    pub open_registry: OpenRegistryArgs,
     /// Domain of Kubernetes' service names.
     #[arg(long, default_value = "cluster.local")]
     pub domain: String,
@@ -128,6 +131,42 @@ pub struct DiscoveryArgs {
         default_value = "info"
     )]
     pub log_level: String,
+}
+
+/// Flags of the Open Service Registry's interfaces.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OpenRegistryArgs {
+    /// File of who may do what in the registry; without it everybody may on the loopback, and nobody elsewhere.
+    #[arg(long = "registryAuth", value_name = "FILE")]
+    pub auth: Option<PathBuf>,
+    /// File for a line of JSON for each change to the registry, watch of it and refusal.
+    #[arg(long = "registryAudit", value_name = "FILE")]
+    pub audit: Option<PathBuf>,
+    /// Bytes of that file before the next one is begun; five older ones are kept.
+    #[arg(
+        long = "registryAuditMaxBytes",
+        value_name = "BYTES",
+        default_value_t = 100 << 20,
+        value_parser = clap::value_parser!(u64).range(1024..)
+    )]
+    pub audit_max_bytes: u64,
+    /// Serve the registry, HTTP and gRPC, with TLS on this address.
+    #[arg(
+        long = "registryTlsAddr",
+        value_name = "ADDRESS",
+        value_parser = address,
+        requires_all = ["tls_cert", "tls_key"]
+    )]
+    pub tls_addr: Option<SocketAddr>,
+    /// Certificate of that address, in PEM.
+    #[arg(id = "tls_cert", long = "registryTlsCert", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(id = "tls_key", long = "registryTlsKey", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities of clients' certificates, in PEM; a client that shows one is who it says.
+    #[arg(long = "registryTlsClientCa", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 /// Flags of `pilot validate`.

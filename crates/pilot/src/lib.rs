@@ -16,6 +16,7 @@ pub mod generate;
 pub mod hosts;
 pub mod istio;
 mod metrics;
+mod open_registry;
 pub mod protocol;
 pub mod proxy;
 pub mod push;

@@ -25,6 +25,7 @@ use crate::debug;
 use crate::facades::Facades;
 use crate::istio::mesh_config::MeshConfig;
 use crate::metrics::Metrics;
+use crate::open_registry::OpenRegistry;
 use crate::push::Hub;
 use crate::source::FileStore;
 
@@ -44,6 +45,7 @@ pub struct Pilot {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     registry: Option<Registry>,
+    open_registry: Option<OpenRegistry>,
     facades: Facades,
     grpc: TcpListener,
     http: TcpListener,
@@ -81,6 +83,10 @@ impl Pilot {
         let http = bind("--httpAddr", args.http_addr).await?;
         let monitoring = bind("--monitoringAddr", args.monitoring_addr).await?;
         let facades = Facades::bind(args, &registries, registry.as_ref()).await?;
+        let open_registry = match &registry {
+            Some(registry) => Some(OpenRegistry::bind(&args.open_registry, registry).await?),
+            None => None,
+        };
 
         let election = match (&args.lease_file, &args.lease) {
             (Some(file), _) => Election::File(file.clone()),
@@ -125,6 +131,7 @@ impl Pilot {
             )),
             metrics,
             registry,
+            open_registry,
             facades,
             grpc,
             http,
@@ -148,6 +155,12 @@ impl Pilot {
         Ok(self.monitoring.local_addr()?)
     }
 
+    /// Where the registry is served with TLS.
+    pub fn registry_tls_addr(&self) -> Result<Option<SocketAddr>> {
+        let tls_addr = self.open_registry.as_ref().map(OpenRegistry::tls_addr);
+        Ok(tls_addr.transpose()?.flatten())
+    }
+
     /// The embedded registry.
     pub fn registry(&self) -> Option<&Registry> {
         self.registry.as_ref()
@@ -169,10 +182,16 @@ impl Pilot {
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .add_service(ads);
         let mut http = debug::router(self.hub.clone());
-        if let Some(registry) = &self.registry {
-            grpc = grpc.add_service(registry.grpc_service());
-            http = http.merge(registry.http_router());
+        if let Some(registry) = &self.open_registry {
+            grpc = grpc.add_service(registry.on(self.grpc.local_addr()?).grpc_service());
+            http = http.merge(registry.on(self.http.local_addr()?).http_router());
         }
+        let open_registry = async {
+            match self.open_registry {
+                Some(registry) => registry.run().await,
+                None => std::future::pending().await,
+            }
+        };
         let monitoring = debug::monitoring(self.hub.clone(), self.metrics.clone());
         let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
         let servers = async {
@@ -183,6 +202,7 @@ impl Pilot {
                         .context("xDS server")
                 },
                 async {
+                    let http = http.into_make_service_with_connect_info::<SocketAddr>();
                     axum::serve(self.http, http)
                         .with_graceful_shutdown(stopped())
                         .await
@@ -203,6 +223,7 @@ impl Pilot {
                 ended?;
             }
             ended = self.facades.run() => ended?,
+            ended = open_registry => ended?,
             () = shutdown => {
                 tracing::info!("shutting down");
                 self.stop.send_replace(true);

@@ -74,6 +74,8 @@ pub struct VersionCounts {
 /// A service in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
+    /// Where it is known.
+    pub namespace: String,
     /// Protocol.
     pub protocol: String,
     /// Name.
@@ -90,6 +92,8 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
+    /// Where the service is known.
+    pub namespace: String,
     /// Protocol.
     pub protocol: String,
     /// Name of the service.
@@ -213,6 +217,8 @@ pub struct Event {
 pub struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
     base: String,
+    /// `None`: what the registry takes when none is named.
+    namespace: Option<String>,
 }
 
 impl Client {
@@ -237,7 +243,28 @@ impl Client {
         Ok(Client {
             http: HttpClient::builder(TokioExecutor::new()).build(connector),
             base,
+            namespace: None,
         })
+    }
+
+    /// The same client for another namespace; `*` lists and watches all.
+    pub fn within(&self, namespace: &str) -> Client {
+        Client {
+            namespace: Some(namespace.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    fn instances_path(&self, protocol: &str, service: &str) -> String {
+        let within = match &self.namespace {
+            Some(namespace) => format!("/namespaces/{}", encode(namespace)),
+            None => String::new(),
+        };
+        format!(
+            "/v1{within}/services/{}/{}/instances",
+            encode(protocol),
+            encode(service)
+        )
     }
 
     /// All services, in the order of their names.
@@ -255,6 +282,7 @@ impl Client {
         let mut after = None;
         loop {
             let query = query(&[
+                ("namespace", self.namespace.as_deref()),
                 ("protocol", protocol),
                 ("service", service),
                 ("after", after.as_deref()),
@@ -280,7 +308,7 @@ impl Client {
             instances: Vec<Instance>,
             next: Option<String>,
         }
-        let path = instances_path(protocol, service);
+        let path = self.instances_path(protocol, service);
         let mut instances = Vec::new();
         let mut after = None;
         loop {
@@ -308,7 +336,7 @@ impl Client {
         content: &Content,
     ) -> Result<Registered, Error> {
         let body = serde_json::to_vec(content).map_err(|e| Error::Answer(e.to_string()))?;
-        let path = instances_path(protocol, service);
+        let path = self.instances_path(protocol, service);
         let (method, path) = match id {
             Some(id) => (Method::PUT, format!("{path}/{}", encode(id))),
             None => (Method::POST, path),
@@ -318,13 +346,17 @@ impl Client {
 
     /// Starts the lease of an instance anew.
     pub async fn renew(&self, protocol: &str, service: &str, id: &str) -> Result<(), Error> {
-        let path = format!("{}/{}/lease", instances_path(protocol, service), encode(id));
+        let path = format!(
+            "{}/{}/lease",
+            self.instances_path(protocol, service),
+            encode(id)
+        );
         self.send(Method::PUT, &path, Vec::new()).await.map(drop)
     }
 
     /// Takes an instance out.
     pub async fn deregister(&self, protocol: &str, service: &str, id: &str) -> Result<(), Error> {
-        let path = format!("{}/{}", instances_path(protocol, service), encode(id));
+        let path = format!("{}/{}", self.instances_path(protocol, service), encode(id));
         self.send(Method::DELETE, &path, Vec::new()).await.map(drop)
     }
 
@@ -332,6 +364,7 @@ impl Client {
     pub async fn watch(&self, filter: &Filter, since: Option<(u64, &str)>) -> Result<Watch, Error> {
         let revision = since.map(|(revision, _)| revision.to_string());
         let query = query(&[
+            ("namespace", self.namespace.as_deref()),
             ("protocol", filter.protocol.as_deref()),
             ("service", filter.service.as_deref()),
             ("version", filter.version.as_deref()),
@@ -440,14 +473,6 @@ async fn refusal(response: Response<Incoming>) -> Error {
         },
         Err(_) => Error::Answer(format!("status {status}")),
     }
-}
-
-fn instances_path(protocol: &str, service: &str) -> String {
-    format!(
-        "/v1/services/{}/{}/instances",
-        encode(protocol),
-        encode(service)
-    )
 }
 
 fn encode(text: &str) -> impl std::fmt::Display {

@@ -1,14 +1,18 @@
 //! Between the model and `mesh.registry.v1`, which is both the gRPC wire and the form of a record on disk.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::mesh::registry::v1 as pb;
 use base::FieldError;
 
+use crate::interfaces::{Interface, InterfaceKey};
 use crate::model::{
     Change, ChangeKind, DEFAULT_TTL, DEFAULT_WEIGHT, Instance, InstanceRef, OWN_ORIGIN, Selector,
     ServiceKey,
 };
+use crate::namespace::Namespace;
+use crate::pattern::Pattern;
 
 /// The instance that a registrar sent. Only what the model cannot hold is refused; the rest is for the limits.
 pub fn instance_from(message: pb::Instance) -> Result<Instance, FieldError> {
@@ -27,7 +31,11 @@ pub fn instance_from(message: pb::Instance) -> Result<Instance, FieldError> {
         &message.origin
     };
     Ok(Instance {
-        service: ServiceKey::new(&message.protocol, &message.service),
+        service: ServiceKey::within(
+            Namespace::new(&message.namespace),
+            &message.protocol,
+            &message.service,
+        ),
         id: message.id.into(),
         version: message.version.into(),
         group: message.group.into(),
@@ -45,6 +53,7 @@ pub fn instance_from(message: pb::Instance) -> Result<Instance, FieldError> {
 /// Everything of an instance.
 pub fn instance_to(instance: &Instance) -> pb::Instance {
     pb::Instance {
+        namespace: namespace_to(&instance.service.namespace),
         protocol: instance.service.protocol.to_string(),
         service: instance.service.name.to_string(),
         id: instance.id.to_string(),
@@ -70,17 +79,33 @@ pub(crate) fn ttl_ms(ttl: Option<Duration>) -> u64 {
     ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The default namespace is written as none, as it was before there were others.
+pub(crate) fn namespace_to(namespace: &Namespace) -> String {
+    match namespace.is_default() {
+        true => String::new(),
+        false => namespace.to_string(),
+    }
+}
+
 pub(crate) fn reference_from(message: &pb::InstanceRef) -> InstanceRef {
-    InstanceRef::new(&message.protocol, &message.service, &message.id)
+    let namespace = Namespace::new(&message.namespace);
+    InstanceRef {
+        service: ServiceKey::within(namespace, &message.protocol, &message.service),
+        id: message.id.as_str().into(),
+    }
 }
 
 pub(crate) fn reference_to(reference: &InstanceRef) -> pb::InstanceRef {
     pb::InstanceRef {
+        namespace: namespace_to(&reference.service.namespace),
         protocol: reference.service.protocol.to_string(),
         service: reference.service.name.to_string(),
         id: reference.id.to_string(),
     }
 }
+
+/// Names all namespaces where one could be named.
+pub(crate) const ALL_NAMESPACES: &str = "*";
 
 pub(crate) fn selector_from(message: Option<pb::Selector>) -> Selector {
     let message = message.unwrap_or_default();
@@ -91,13 +116,50 @@ pub(crate) fn selector_from(message: Option<pb::Selector>) -> Selector {
             Some(word.into())
         }
     };
+    let namespace = match message.namespace.as_str() {
+        ALL_NAMESPACES => None,
+        name => Some(Namespace::new(name)),
+    };
     Selector {
+        namespace,
         protocol: unless_empty(message.protocol),
         service: unless_empty(message.service),
         version: message.version.map(Into::into),
         group: message.group.map(Into::into),
-        healthy: None,
+        service_pattern: unless_empty(message.service_pattern).map(|p: Arc<str>| Pattern::new(&p)),
+        healthy: message.healthy,
+        origin: unless_empty(message.origin),
+        metadata: message.metadata.into_iter().collect(),
         available_only: message.available_only,
+    }
+}
+
+pub(crate) fn interface_from(message: pb::InterfaceRef) -> InterfaceKey {
+    let namespace = Namespace::new(&message.namespace);
+    InterfaceKey {
+        service: ServiceKey::within(namespace, &message.protocol, &message.service),
+        version: message.version.into(),
+        group: message.group.into(),
+    }
+}
+
+pub(crate) fn interface_to(interface: &Interface) -> pb::Interface {
+    let InterfaceKey {
+        service,
+        version,
+        group,
+    } = &interface.key;
+    let names = |names: &[Box<str>]| names.iter().map(|name| name.to_string()).collect();
+    pb::Interface {
+        interface: Some(pb::InterfaceRef {
+            namespace: namespace_to(&service.namespace),
+            protocol: service.protocol.to_string(),
+            service: service.name.to_string(),
+            version: version.to_string(),
+            group: group.to_string(),
+        }),
+        methods: names(&interface.methods),
+        types: names(&interface.types),
     }
 }
 

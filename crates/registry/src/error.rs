@@ -11,6 +11,15 @@ pub enum Error {
     /// Over one of the registry's limits.
     #[error("{0}")]
     TooMany(String),
+    /// Nobody is known by these credentials, or there are none.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// Who asks may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// What is named is not there (any more).
+    #[error("{0}")]
+    NotFound(String),
     /// More commands wait than the registry takes; try again.
     #[error("the registry is overloaded: {0} commands are waiting")]
     Overloaded(usize),

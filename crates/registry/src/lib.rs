@@ -16,7 +16,9 @@
 //! # }).unwrap();
 //! ```
 
+mod access;
 pub mod adapters;
+mod audit;
 mod backoff;
 pub mod client;
 mod convert;
@@ -24,47 +26,63 @@ mod dubbo_metadata;
 mod error;
 mod eureka;
 pub mod facades;
+mod gate;
 mod grpc;
 mod http;
 mod hub;
+mod interfaces;
 pub mod kubernetes;
 pub mod leader;
 mod limits;
 mod metadata;
 mod model;
 pub mod nacos;
+mod namespace;
 pub mod naming;
 mod osr;
+mod page;
 mod parts;
+mod pattern;
+mod quota;
 mod registry_source;
 mod secret;
 mod services;
+mod sessions;
 mod sofaregistry;
 mod source;
 mod state;
 mod store;
 mod sync;
 pub mod tls;
+mod tls_server;
 mod watch;
 mod web;
 
+pub use access::{Access, Action, Caller, Peer};
+pub use audit::{Audit, AuditOptions};
 pub use backoff::Backoff;
 pub use convert::{instance_from, instance_to};
 pub use error::{Error, OpenError};
+pub use gate::Api;
 pub use hub::{
     Hub, HubOptions, HubState, Protection, Settings, SkippedEntry, SourceSpec, SourceStatus,
     SourceView, Status, View,
 };
+pub use interfaces::{Interface, InterfaceKey};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use model::{
     Change, ChangeKind, DEFAULT_TTL, DEFAULT_WEIGHT, Instance, InstanceRef, OWN_ORIGIN, Selector,
     ServiceKey,
 };
+pub use namespace::{DEFAULT_NAMESPACE, Namespace};
 pub use osr::{Done, Registry, Stats};
+pub use pattern::Pattern;
+pub use quota::{Quota, Quotas};
 pub use registry_source::{ConfigDuration, ProtectionSpec, RegistrySource};
 pub use secret::{Credentials, Secret};
 pub use services::{Service, Services};
+pub use sessions::{SessionClaim, SessionId, SessionState};
 pub use source::{Link, LinkEnd, List, ORIGIN_MARK, Report, Skipped, Trouble, Wanted};
 pub use state::{Registered, Renewed};
 pub use sync::{
@@ -72,4 +90,5 @@ pub use sync::{
     OwnedChange, OwnedCopy, RegistrySync, Role, RuleStatus, ServicesSpec, SourceNames, Step, Sync,
     SyncOptions, SyncRule, SyncState, SyncStatus, TargetStatus, WeightSpec,
 };
+pub use tls_server::serve_tls;
 pub use watch::{Event, Since, Watch};

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use base::FieldError;
 
+use crate::interfaces::InterfaceKey;
 use crate::model::{Instance, InstanceRef, ServiceKey};
+use crate::namespace::Namespace;
 
 /// Bounds on what may be registered.
 #[derive(Clone, Debug)]
@@ -32,6 +34,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Watchers at one time.
     pub watchers: usize,
+    /// Sessions at one time.
+    pub sessions: usize,
+    /// Descriptions of interfaces.
+    pub interfaces: usize,
+    /// Bytes of the description of an interface.
+    pub interface_bytes: usize,
 }
 
 impl Default for Limits {
@@ -48,10 +56,15 @@ impl Default for Limits {
             batch: 10_000,
             body_bytes: 4 * 1024 * 1024,
             watchers: 20_000,
+            sessions: 100_000,
+            interfaces: 100_000,
+            interface_bytes: 512 * 1024,
         }
     }
 }
 
+/// Bytes of a namespace's name.
+const NAMESPACE_BYTES: usize = 63;
 /// Bytes of a protocol's name.
 const PROTOCOL_BYTES: usize = 32;
 /// Bytes of a version, a group, an origin.
@@ -75,14 +88,8 @@ impl Limits {
             let message = format!("must be at most {}, is {}", self.weight, instance.weight);
             return Err(error("weight", message));
         }
-        if let Some(ttl) = instance.ttl
-            && (ttl < self.ttl_min || ttl > self.ttl_max)
-        {
-            let message = format!(
-                "must be {:?} to {:?}, is {ttl:?}",
-                self.ttl_min, self.ttl_max
-            );
-            return Err(error("ttl", message));
+        if let Some(ttl) = instance.ttl {
+            self.check_ttl(ttl)?;
         }
         self.check_metadata(instance)
     }
@@ -122,8 +129,28 @@ impl Limits {
 
     /// Refuses a name that no service can have.
     pub fn check_service(&self, service: &ServiceKey) -> Result<(), FieldError> {
+        check_namespace(&service.namespace)?;
         check_protocol(&service.protocol)?;
         check_name("service", &service.name, self.name_bytes)
+    }
+
+    /// Refuses a name that no description of an interface can have.
+    pub fn check_interface(&self, key: &InterfaceKey) -> Result<(), FieldError> {
+        self.check_service(&key.service)?;
+        check_word("version", &key.version)?;
+        check_word("group", &key.group)
+    }
+
+    /// Refuses a lease that is too short or too long.
+    pub fn check_ttl(&self, ttl: Duration) -> Result<(), FieldError> {
+        if ttl < self.ttl_min || ttl > self.ttl_max {
+            let (min, max) = (self.ttl_min, self.ttl_max);
+            return Err(error(
+                "ttl",
+                format!("must be {min:?} to {max:?}, is {ttl:?}"),
+            ));
+        }
+        Ok(())
     }
 
     /// Refuses a name that no instance can have.
@@ -135,6 +162,25 @@ impl Limits {
 
 fn error(field: &str, message: impl Into<String>) -> FieldError {
     FieldError::new(message).in_field(field)
+}
+
+/// As Kubernetes names namespaces (RFC 1123, a DNS label).
+pub(crate) fn check_namespace(namespace: &Namespace) -> Result<(), FieldError> {
+    let name = namespace.as_str();
+    let well_formed = name.len() <= NAMESPACE_BYTES
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if well_formed {
+        return Ok(());
+    }
+    let message = format!(
+        "must be up to {NAMESPACE_BYTES} lower-case letters, digits and dashes, with no dash at an end, is {:?}",
+        shorten(name)
+    );
+    Err(error("namespace", message))
 }
 
 fn check_protocol(protocol: &str) -> Result<(), FieldError> {
@@ -237,7 +283,9 @@ mod tests {
         let limits = Limits::default();
         assert!(limits.check(&instance()).is_ok());
         type Edit = fn(&mut Instance);
-        let cases: [(&str, Edit); 13] = [
+        let cases: [(&str, Edit); 15] = [
+            ("namespace", |i| i.service.namespace = Namespace::new("a.b")),
+            ("namespace", |i| i.service.namespace = Namespace::new("-a")),
             ("protocol", |i| i.service.protocol = "Dubbo".into()),
             ("service", |i| i.service.name = "".into()),
             ("service", |i| i.service.name = "a b".into()),

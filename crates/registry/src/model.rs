@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::metadata::Metadata;
+use crate::namespace::Namespace;
+use crate::pattern::Pattern;
 
 /// Weight of an instance that names none.
 pub const DEFAULT_WEIGHT: u32 = 100;
@@ -17,6 +19,8 @@ pub const OWN_ORIGIN: &str = "osr";
 /// Names a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
+    /// Where it is known.
+    pub namespace: Namespace,
     /// `bolt`, `dubbo`, `http`, …: a lower-case word.
     pub protocol: Arc<str>,
     /// Interface or name, without version and group.
@@ -24,17 +28,27 @@ pub struct ServiceKey {
 }
 
 impl ServiceKey {
-    /// Puts a key together.
+    /// A service of the default namespace.
     pub fn new(protocol: &str, name: &str) -> ServiceKey {
+        ServiceKey::within(Namespace::default(), protocol, name)
+    }
+
+    /// A service of a namespace.
+    pub fn within(namespace: Namespace, protocol: &str, name: &str) -> ServiceKey {
         ServiceKey {
+            namespace,
             protocol: protocol.into(),
             name: name.into(),
         }
     }
 }
 
+/// `protocol/name`, with `namespace:` before it if it is not the default one; no part has a colon before the name.
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.namespace.is_default() {
+            write!(f, "{}:", self.namespace)?;
+        }
         write!(f, "{}/{}", self.protocol, self.name)
     }
 }
@@ -49,7 +63,7 @@ pub struct InstanceRef {
 }
 
 impl InstanceRef {
-    /// Puts a reference together.
+    /// An instance of a service of the default namespace.
     pub fn new(protocol: &str, name: &str, id: &str) -> InstanceRef {
         InstanceRef {
             service: ServiceKey::new(protocol, name),
@@ -152,16 +166,24 @@ impl Instance {
 /// Which instances are meant. What is `None` matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
+    /// The namespace, exactly.
+    pub namespace: Option<Namespace>,
     /// The protocol, exactly.
     pub protocol: Option<Arc<str>>,
     /// The service's name, exactly.
     pub service: Option<Arc<str>>,
+    /// A pattern of the service's name.
+    pub service_pattern: Option<Pattern>,
     /// The version, exactly; empty for those that have none.
     pub version: Option<Arc<str>>,
     /// The group, exactly; empty for those that have none.
     pub group: Option<Arc<str>>,
     /// Only the instances whose health is this.
     pub healthy: Option<bool>,
+    /// The registry where an application put it, exactly.
+    pub origin: Option<Arc<str>>,
+    /// Words that its metadata has, each with this value.
+    pub metadata: Vec<(String, String)>,
     /// Only the instances that calls may go to.
     pub available_only: bool,
 }
@@ -170,6 +192,7 @@ impl Selector {
     /// All instances of one service.
     pub fn service(key: &ServiceKey) -> Selector {
         Selector {
+            namespace: Some(key.namespace.clone()),
             protocol: Some(key.protocol.clone()),
             service: Some(key.name.clone()),
             ..Selector::default()
@@ -179,6 +202,7 @@ impl Selector {
     /// The one service that can match, if there is only one.
     pub fn key(&self) -> Option<ServiceKey> {
         Some(ServiceKey {
+            namespace: self.namespace.clone()?,
             protocol: self.protocol.clone()?,
             name: self.service.clone()?,
         })
@@ -188,7 +212,22 @@ impl Selector {
     pub fn matches_service(&self, key: &ServiceKey) -> bool {
         let equal =
             |wanted: &Option<Arc<str>>, is: &Arc<str>| wanted.as_ref().is_none_or(|w| w == is);
-        equal(&self.protocol, &key.protocol) && equal(&self.service, &key.name)
+        self.namespace
+            .as_ref()
+            .is_none_or(|wanted| *wanted == key.namespace)
+            && equal(&self.protocol, &key.protocol)
+            && equal(&self.service, &key.name)
+            && (self.service_pattern.as_ref()).is_none_or(|pattern| pattern.matches(&key.name))
+    }
+
+    /// Whether it says more than which services are meant.
+    pub(crate) fn is_about_instances(&self) -> bool {
+        self.version.is_some()
+            || self.group.is_some()
+            || self.healthy.is_some()
+            || self.origin.is_some()
+            || !self.metadata.is_empty()
+            || self.available_only
     }
 
     /// Whether this instance is meant.
@@ -201,6 +240,8 @@ impl Selector {
             && self
                 .healthy
                 .is_none_or(|healthy| healthy == instance.healthy)
+            && equal(&self.origin, &instance.origin)
+            && (self.metadata.iter()).all(|(k, v)| instance.metadata.get(k) == Some(v.as_str()))
             && (!self.available_only || instance.is_available())
     }
 }

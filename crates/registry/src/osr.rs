@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, OpenError};
+use crate::interfaces::{Interface, InterfaceKey, Interfaces};
 use crate::limits::Limits;
 use crate::model::{Change, Instance, InstanceRef, Selector};
+use crate::quota::SharedQuotas;
 use crate::services::Services;
+use crate::sessions::{SessionClaim, SessionId, SessionState};
 use crate::state::{Batch, Registered, Renewed, State};
 use crate::store::{Loaded, Store};
 use crate::watch::{Published, Since, Watch};
@@ -38,9 +41,15 @@ pub struct Done<T> {
 type Answer<T> = oneshot::Sender<Result<Done<T>, Error>>;
 
 enum Command {
-    Register(Vec<Instance>, Answer<Vec<Registered>>),
+    Register(Vec<Instance>, Option<SessionClaim>, Answer<Vec<Registered>>),
     Renew(Vec<InstanceRef>, Answer<Renewed>),
     Deregister(Vec<InstanceRef>, Answer<usize>),
+    OpenSession(SessionClaim, Duration, Answer<SessionState>),
+    GetSession(SessionClaim, Answer<SessionState>),
+    RenewSession(SessionClaim, Answer<SessionState>),
+    CloseSession(SessionClaim, Answer<usize>),
+    PutInterface(Box<Interface>, Answer<bool>),
+    RemoveInterface(InterfaceKey, Answer<bool>),
     Close(oneshot::Sender<()>),
 }
 
@@ -95,6 +104,7 @@ fn add(counter: &AtomicU64, n: usize) {
 pub struct Registry {
     commands: SyncSender<Command>,
     published: Arc<Published>,
+    interfaces: Arc<Interfaces>,
     counters: Arc<Counters>,
     limits: Limits,
 }
@@ -116,14 +126,17 @@ impl Registry {
             id,
             revision,
             instances,
+            interfaces,
         } = loaded;
         let state = State::new(limits.clone(), revision, instances, Instant::now());
+        let interfaces = Arc::new(Interfaces::of(interfaces));
         let services = state.services().clone();
         let published = Arc::new(Published::new(
             services,
             format!("{id:016x}"),
             limits.watchers,
         ));
+        let state = state.with_quotas(published.quotas.clone());
         let counters = Arc::new(Counters::default());
         let (commands, received) = sync_channel(QUEUE);
         let writer = Writer {
@@ -131,6 +144,8 @@ impl Registry {
             state,
             store,
             published: published.clone(),
+            interfaces: interfaces.clone(),
+            limits: limits.clone(),
             counters: counters.clone(),
         };
         std::thread::Builder::new()
@@ -139,6 +154,7 @@ impl Registry {
         Ok(Registry {
             commands,
             published,
+            interfaces,
             counters,
             limits,
         })
@@ -147,8 +163,70 @@ impl Registry {
     /// Puts instances in, or replaces those of the same service and id: all of them or none. They are on disk when this
     /// returns.
     pub async fn register(&self, instances: Vec<Instance>) -> Result<Done<Vec<Registered>>, Error> {
-        self.command(|answer| Command::Register(instances, answer))
+        self.command(|answer| Command::Register(instances, None, answer))
             .await
+    }
+
+    /// The same for instances that stay as long as a session does.
+    pub async fn register_in(
+        &self,
+        session: SessionClaim,
+        instances: Vec<Instance>,
+    ) -> Result<Done<Vec<Registered>>, Error> {
+        self.command(|answer| Command::Register(instances, Some(session), answer))
+            .await
+    }
+
+    /// Begins a session: what is registered in it is taken out when nobody has renewed it for this time. It is not on disk:
+    /// after a restart of the registry each of its instances has a lease of its own, of the same time.
+    pub async fn open_session(&self, owner: Arc<str>, ttl: Duration) -> Result<SessionId, Error> {
+        let id = SessionId::draw().map_err(|e| Error::Store(format!("no random numbers: {e}")))?;
+        let claim = SessionClaim { id, owner };
+        self.command(|answer| Command::OpenSession(claim, ttl, answer))
+            .await?;
+        Ok(id)
+    }
+
+    /// What is known of a session.
+    pub async fn session(&self, session: SessionClaim) -> Result<SessionState, Error> {
+        let done = self.command(|answer| Command::GetSession(session, answer));
+        Ok(done.await?.result)
+    }
+
+    /// Begins the time of a session anew, and so that of all its instances.
+    pub async fn renew_session(&self, session: SessionClaim) -> Result<SessionState, Error> {
+        let done = self.command(|answer| Command::RenewSession(session, answer));
+        Ok(done.await?.result)
+    }
+
+    /// Ends a session, takes out what it holds and tells how many instances that were.
+    pub async fn close_session(&self, session: SessionClaim) -> Result<Done<usize>, Error> {
+        self.command(|answer| Command::CloseSession(session, answer))
+            .await
+    }
+
+    /// Puts in the description of an interface, or replaces it, and tells whether there was none. It is on disk when this
+    /// returns.
+    pub async fn put_interface(&self, interface: Interface) -> Result<bool, Error> {
+        self.limits.check_interface(&interface.key)?;
+        let done = self.command(|answer| Command::PutInterface(Box::new(interface), answer));
+        Ok(done.await?.result)
+    }
+
+    /// Takes out the description of an interface, and tells whether there was one.
+    pub async fn remove_interface(&self, key: InterfaceKey) -> Result<bool, Error> {
+        let done = self.command(|answer| Command::RemoveInterface(key, answer));
+        Ok(done.await?.result)
+    }
+
+    /// The descriptions of interfaces.
+    pub(crate) fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
+    }
+
+    /// What each namespace may have.
+    pub(crate) fn quotas(&self) -> &SharedQuotas {
+        &self.published.quotas
     }
 
     /// Starts leases anew.
@@ -248,6 +326,8 @@ struct Writer {
     state: State,
     store: Store,
     published: Arc<Published>,
+    interfaces: Arc<Interfaces>,
+    limits: Limits,
     counters: Arc<Counters>,
 }
 
@@ -289,8 +369,12 @@ impl Writer {
         let mut next = Some(first);
         while let Some(command) = next.take() {
             match command {
-                Command::Register(instances, answer) => {
-                    match self.state.register(&mut batch, instances) {
+                Command::Register(instances, session, answer) => {
+                    let registered = match &session {
+                        None => self.state.register(&mut batch, instances),
+                        Some(claim) => self.state.register_in(&mut batch, claim, instances),
+                    };
+                    match registered {
                         Ok(registered) => pending.push(Pending::Registered(answer, registered)),
                         Err(error) => drop(answer.send(Err(error))),
                     }
@@ -307,6 +391,33 @@ impl Writer {
                         Err(error) => drop(answer.send(Err(error))),
                     }
                 }
+                // What changes no instance is not on disk and need not wait for it.
+                Command::OpenSession(claim, ttl, answer) => {
+                    let opened = self.state.open_session(claim, ttl, Instant::now());
+                    self.answer_now(answer, opened);
+                }
+                Command::GetSession(claim, answer) => {
+                    let found = self.state.session(&batch, &claim);
+                    self.answer_now(answer, found);
+                }
+                Command::RenewSession(claim, answer) => {
+                    let renewed = self.state.renew_session(&claim, Instant::now());
+                    self.answer_now(answer, renewed);
+                }
+                Command::CloseSession(claim, answer) => {
+                    match self.state.close_session(&mut batch, &claim) {
+                        Ok(removed) => pending.push(Pending::Deregistered(answer, removed)),
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
+                Command::PutInterface(interface, answer) => {
+                    let put = self.put_interface(*interface);
+                    self.answer_now(answer, put);
+                }
+                Command::RemoveInterface(key, answer) => {
+                    let removed = self.remove_interface(&key);
+                    self.answer_now(answer, removed);
+                }
                 Command::Close(answer) => {
                     closed = Some(answer);
                     break;
@@ -321,6 +432,43 @@ impl Writer {
             self.answer(answer, &written);
         }
         closed
+    }
+
+    fn answer_now<T>(&self, answer: Answer<T>, result: Result<T, Error>) {
+        let revision = self.state.services().revision;
+        drop(answer.send(result.map(|result| Done { revision, result })));
+    }
+
+    fn put_interface(&mut self, interface: Interface) -> Result<bool, Error> {
+        let is_new = self.interfaces.get(&interface.key).is_none();
+        if is_new && self.interfaces.len() >= self.limits.interfaces {
+            return Err(Error::TooMany(format!(
+                "the registry holds descriptions of {} interfaces at most",
+                self.limits.interfaces
+            )));
+        }
+        let stored = self.store.put_interface(&interface);
+        self.stored(stored)?;
+        Ok(self.interfaces.put(interface))
+    }
+
+    fn remove_interface(&mut self, key: &InterfaceKey) -> Result<bool, Error> {
+        if self.interfaces.get(key).is_none() {
+            return Ok(false);
+        }
+        let stored = self.store.remove_interface(key);
+        self.stored(stored)?;
+        self.interfaces.remove(key);
+        Ok(true)
+    }
+
+    fn stored(&self, result: Result<(), redb::Error>) -> Result<(), Error> {
+        add(&self.counters.commits, 1);
+        result.map_err(|error| {
+            add(&self.counters.store_errors, 1);
+            tracing::error!(%error, store = ?self.store, "registry write failed");
+            Error::Store(error.to_string())
+        })
     }
 
     fn answer(&self, pending: Pending, written: &Result<u64, String>) {

@@ -133,7 +133,8 @@ impl Services {
     /// The services that can hold what a selector means, in the order of their names.
     pub fn select(&self, selector: &Selector) -> Vec<&Arc<Service>> {
         if let Some(key) = selector.key() {
-            return self.get(&key).into_iter().collect();
+            let found = self.get(&key).into_iter();
+            return found.filter(|s| selector.matches_service(&s.key)).collect();
         }
         let mut services: Vec<_> = self
             .iter()

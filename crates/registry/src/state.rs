@@ -1,7 +1,7 @@
 //! The registry's logic without disk, threads or clocks: commands and the time go in, changes come out.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,11 @@ use base::FieldError;
 
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::model::{Change, ChangeKind, Instance, InstanceRef};
+use crate::model::{Change, ChangeKind, Instance, InstanceRef, ServiceKey};
+use crate::namespace::Namespace;
+use crate::quota::SharedQuotas;
 use crate::services::{Draft, Services};
+use crate::sessions::{SessionClaim, SessionId, SessionState, Sessions};
 
 /// What became of one instance of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +40,13 @@ pub(crate) struct State {
     limits: Limits,
     services: Services,
     leases: Leases,
+    sessions: Sessions,
+    counts: Arc<Counts>,
+    quotas: SharedQuotas,
 }
+
+/// Services and instances of each namespace.
+type Counts = HashMap<Namespace, (usize, usize)>;
 
 /// Commands gathered for one commit. Dropping it undoes them but for renewed leases, which does no harm: a lease that is
 /// too long by one TTL.
@@ -46,7 +55,21 @@ pub(crate) struct Batch {
     revision: u64,
     changes: Vec<Change>,
     /// Leases to start when the batch is committed.
-    started: Vec<(InstanceRef, Option<Duration>)>,
+    started: Vec<(InstanceRef, Hold)>,
+    /// Sessions to forget when the batch is committed.
+    closed: Vec<SessionId>,
+    counts: Arc<Counts>,
+}
+
+/// What keeps an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// A lease of its own.
+    Own,
+    /// A session.
+    Session(SessionId),
+    /// What kept it before, from now on.
+    Renewed,
 }
 
 impl Batch {
@@ -66,6 +89,7 @@ impl Batch {
         self.revision += 1;
         let revision = self.revision;
         let reference = instance.reference();
+        let before = self.draft.count(&instance.service).1;
         let (instance, previous) = match kind {
             ChangeKind::Put => {
                 let mut stamped = instance;
@@ -79,6 +103,17 @@ impl Batch {
                 (instance, None)
             }
         };
+        let after = self.draft.count(&instance.service).1;
+        if before != after {
+            let counts = Arc::make_mut(&mut self.counts);
+            let namespace = instance.service.namespace.clone();
+            let (services, instances) = counts.entry(namespace).or_default();
+            *services = *services + usize::from(before == 0) - usize::from(after == 0);
+            *instances = *instances + after - before;
+            if *instances == 0 {
+                counts.remove(&instance.service.namespace);
+            }
+        }
         self.changes.push(Change {
             kind,
             revision,
@@ -102,11 +137,26 @@ impl State {
             leases.start(instance.reference(), instance.ttl, now);
             draft.put(Arc::new(instance));
         }
+        let services = draft.finish(revision);
+        let mut counts = Counts::new();
+        for service in services.iter() {
+            let count = counts.entry(service.key.namespace.clone()).or_default();
+            count.0 += 1;
+            count.1 += service.instances.len();
+        }
         State {
             limits,
-            services: draft.finish(revision),
+            services,
             leases,
+            sessions: Sessions::default(),
+            counts: Arc::new(counts),
+            quotas: SharedQuotas::default(),
         }
+    }
+
+    /// The same with bounds for each namespace.
+    pub(crate) fn with_quotas(self, quotas: SharedQuotas) -> State {
+        State { quotas, ..self }
     }
 
     pub(crate) fn services(&self) -> &Services {
@@ -120,6 +170,8 @@ impl State {
             revision: self.services.revision,
             changes: Vec::new(),
             started: Vec::new(),
+            closed: Vec::new(),
+            counts: self.counts.clone(),
         }
     }
 
@@ -128,23 +180,64 @@ impl State {
         for change in &batch.changes {
             if change.kind != ChangeKind::Put {
                 self.leases.end(&change.instance.reference());
+                self.sessions.leave(&change.instance);
+            }
+            if let Some(previous) = &change.previous {
+                self.sessions.leave(previous);
             }
         }
-        for (reference, ttl) in batch.started {
+        for (reference, hold) in batch.started {
             // An instance of an earlier command may be gone by a later one of the same batch.
-            if batch.draft.get(&reference).is_some() {
-                self.leases.start(reference, ttl, now);
+            let Some(instance) = batch.draft.get(&reference) else {
+                continue;
+            };
+            match hold {
+                Hold::Session(id) if self.sessions.join(id, instance) => {
+                    self.leases.end(&reference);
+                }
+                Hold::Renewed if self.sessions.has(instance) => {}
+                Hold::Own | Hold::Session(_) | Hold::Renewed => {
+                    self.sessions.leave(instance);
+                    self.leases.start(reference, instance.ttl, now);
+                }
             }
         }
+        for id in batch.closed {
+            self.sessions.close(id);
+        }
+        self.counts = batch.counts;
         self.services = batch.draft.finish(batch.revision);
         batch.changes
     }
 
-    /// Puts instances in; all of them or, with an error, none.
+    /// Puts instances in, each under a lease of its own; all of them or, with an error, none.
     pub(crate) fn register(
         &self,
         batch: &mut Batch,
         instances: Vec<Instance>,
+    ) -> Result<Vec<Registered>, Error> {
+        self.put(batch, instances, Hold::Own)
+    }
+
+    /// The same for instances that stay as long as a session does.
+    pub(crate) fn register_in(
+        &self,
+        batch: &mut Batch,
+        session: &SessionClaim,
+        mut instances: Vec<Instance>,
+    ) -> Result<Vec<Registered>, Error> {
+        let ttl = self.session(batch, session)?.ttl;
+        for instance in &mut instances {
+            instance.ttl = Some(ttl);
+        }
+        self.put(batch, instances, Hold::Session(session.id))
+    }
+
+    fn put(
+        &self,
+        batch: &mut Batch,
+        instances: Vec<Instance>,
+        hold: Hold,
     ) -> Result<Vec<Registered>, Error> {
         self.check_batch(instances.len())?;
         let mut checked = Vec::with_capacity(instances.len());
@@ -171,7 +264,7 @@ impl State {
                 created,
                 ttl: instance.ttl,
             });
-            batch.started.push((reference, instance.ttl));
+            batch.started.push((reference, hold));
             if !before.is_some_and(|before| before.same_content(&instance)) {
                 batch.change(ChangeKind::Put, instance);
             }
@@ -189,9 +282,9 @@ impl State {
         let mut renewed = Renewed::default();
         for reference in references {
             match batch.draft.get(&reference) {
-                Some(instance) => {
+                Some(_) => {
                     renewed.renewed += 1;
-                    batch.started.push((reference, instance.ttl));
+                    batch.started.push((reference, Hold::Renewed));
                 }
                 None => renewed.unknown.push(reference),
             }
@@ -216,12 +309,86 @@ impl State {
         Ok(removed)
     }
 
+    /// Begins a session.
+    pub(crate) fn open_session(
+        &mut self,
+        claim: SessionClaim,
+        ttl: Duration,
+        now: Instant,
+    ) -> Result<SessionState, Error> {
+        self.limits.check_ttl(ttl)?;
+        if self.sessions.len() >= self.limits.sessions {
+            return Err(Error::TooMany(format!(
+                "the registry holds {} sessions at most",
+                self.limits.sessions
+            )));
+        }
+        self.sessions.open(claim, ttl, now);
+        Ok(SessionState { ttl, instances: 0 })
+    }
+
+    /// Begins the time of a session anew.
+    pub(crate) fn renew_session(
+        &mut self,
+        claim: &SessionClaim,
+        now: Instant,
+    ) -> Result<SessionState, Error> {
+        let renewed = self.sessions.renew(claim, now);
+        renewed.ok_or_else(no_session)
+    }
+
+    /// What a session holds, as of the last commit.
+    pub(crate) fn session(
+        &self,
+        batch: &Batch,
+        claim: &SessionClaim,
+    ) -> Result<SessionState, Error> {
+        match self.sessions.get(claim) {
+            Some(state) if !batch.closed.contains(&claim.id) => Ok(state),
+            _ => Err(no_session()),
+        }
+    }
+
+    /// Ends a session, takes out what it holds and tells how many that were.
+    pub(crate) fn close_session(
+        &self,
+        batch: &mut Batch,
+        claim: &SessionClaim,
+    ) -> Result<usize, Error> {
+        self.session(batch, claim)?;
+        let held = self.sessions.members(claim);
+        let held = held.iter().map(|instance| instance.reference());
+        // What was given to it or taken from it by an earlier command of the same batch.
+        let mut last: BTreeMap<InstanceRef, bool> =
+            held.map(|reference| (reference, true)).collect();
+        for (reference, hold) in &batch.started {
+            match hold {
+                Hold::Session(id) => drop(last.insert(reference.clone(), *id == claim.id)),
+                Hold::Own => drop(last.insert(reference.clone(), false)),
+                Hold::Renewed => {}
+            }
+        }
+        let mut removed = 0;
+        for (reference, _) in last.into_iter().filter(|(_, is_held)| *is_held) {
+            if let Some(instance) = batch.draft.get(&reference).cloned() {
+                batch.change(ChangeKind::Deregistered, instance);
+                removed += 1;
+            }
+        }
+        batch.closed.push(claim.id);
+        Ok(removed)
+    }
+
     /// Takes out what was not renewed in time, at most `limit` instances.
     pub(crate) fn lapse(&mut self, batch: &mut Batch, now: Instant, limit: usize) {
         for reference in self.leases.overdue(now, limit) {
             if let Some(instance) = batch.draft.get(&reference).cloned() {
                 batch.change(ChangeKind::Lapsed, instance);
             }
+        }
+        let room = limit.saturating_sub(batch.changes.len());
+        for instance in self.sessions.overdue(now, room) {
+            batch.change(ChangeKind::Lapsed, instance);
         }
     }
 
@@ -235,7 +402,8 @@ impl State {
 
     /// When the next lease can lapse.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.leases.next()
+        let deadlines = [self.leases.next(), self.sessions.next()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn check_batch(&self, len: usize) -> Result<(), Error> {
@@ -257,6 +425,7 @@ impl State {
             }
         }
         let new_in_all: usize = new.values().sum();
+        self.check_quotas(batch, &new)?;
         for (service, count) in new {
             let (all, of_service) = batch.draft.count(service);
             if all + new_in_all > self.limits.instances {
@@ -274,6 +443,41 @@ impl State {
         }
         Ok(())
     }
+
+    /// Whether the namespaces may have so many more instances of these services.
+    fn check_quotas(&self, batch: &Batch, new: &HashMap<&ServiceKey, usize>) -> Result<(), Error> {
+        let quotas = self.quotas.load();
+        if quotas.0.is_empty() {
+            return Ok(());
+        }
+        let mut more: HashMap<&Namespace, (usize, usize)> = HashMap::new();
+        for (service, count) in new {
+            let (services, instances) = more.entry(&service.namespace).or_default();
+            *services += usize::from(batch.draft.count(service).1 == 0);
+            *instances += count;
+        }
+        for (namespace, (services, instances)) in more {
+            let quota = quotas.of(namespace);
+            let known = batch.counts.get(namespace).copied().unwrap_or_default();
+            for (what, wanted, limit) in [
+                ("services", known.0 + services, quota.services),
+                ("instances", known.1 + instances, quota.instances),
+            ] {
+                if let Some(limit) = limit
+                    && wanted > limit
+                {
+                    return Err(Error::TooMany(format!(
+                        "namespace {namespace} may have {limit} {what}, and would have {wanted}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_session() -> Error {
+    Error::NotFound("there is no such session: open one and register everything again".to_owned())
 }
 
 /// When each lease ends. The heap has one entry for a lease; a renewal only moves `deadlines`, and the entry is put

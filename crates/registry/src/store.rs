@@ -10,10 +10,14 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::convert::{instance_from, instance_to};
 use crate::error::OpenError;
-use crate::model::{Change, ChangeKind, Instance, InstanceRef};
+use crate::interfaces::{Interface, InterfaceKey};
+use crate::limits::Limits;
+use crate::model::{Change, ChangeKind, Instance, InstanceRef, ServiceKey};
 
-/// Key: protocol, name and id with a zero byte between them. Value: `mesh.registry.v1.Instance`.
+/// Key: namespace unless it is the default one, protocol, name and id with a zero byte between them. Value: `mesh.registry.v1.Instance`.
 const INSTANCES: TableDefinition<&str, &[u8]> = TableDefinition::new("instances");
+/// Key: namespace, protocol, name, version and group with a zero byte between them. Value: the description's JSON (zlib).
+const INTERFACES: TableDefinition<&str, &[u8]> = TableDefinition::new("interfaces");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const REVISION: &str = "revision";
 const FORMAT: &str = "format";
@@ -37,6 +41,7 @@ pub(crate) struct Loaded {
     pub(crate) id: u64,
     pub(crate) revision: u64,
     pub(crate) instances: Vec<Instance>,
+    pub(crate) interfaces: Vec<Interface>,
 }
 
 impl fmt::Debug for Store {
@@ -55,6 +60,7 @@ impl Store {
             id: fastrand::u64(1..),
             revision: 0,
             instances: Vec::new(),
+            interfaces: Vec::new(),
         }
     }
 
@@ -72,12 +78,14 @@ impl Store {
         let database = builder.create(path).map_err(|e| failed(e.into()))?;
         let (id, revision) = prepare(&database, path)?.map_err(failed)?;
         let instances = load(&database, path)?;
+        let interfaces = load_interfaces(&database, path)?;
         let path = path.to_owned();
         Ok(Loaded {
             store: Store::File { database, path },
             id,
             revision,
             instances,
+            interfaces,
         })
     }
 
@@ -108,12 +116,77 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Writes the description of an interface; it is on disk when this returns without an error.
+    pub(crate) fn put_interface(&self, interface: &Interface) -> Result<(), redb::Error> {
+        let Store::File { database, .. } = self else {
+            return Ok(());
+        };
+        let transaction = database.begin_write()?;
+        let key = interface_key(&interface.key);
+        transaction
+            .open_table(INTERFACES)?
+            .insert(key.as_str(), interface.packed())?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Takes out the description of an interface.
+    pub(crate) fn remove_interface(&self, key: &InterfaceKey) -> Result<(), redb::Error> {
+        let Store::File { database, .. } = self else {
+            return Ok(());
+        };
+        let transaction = database.begin_write()?;
+        let key = interface_key(key);
+        transaction.open_table(INTERFACES)?.remove(key.as_str())?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn interface_key(key: &InterfaceKey) -> String {
+    let ServiceKey {
+        namespace,
+        protocol,
+        name,
+    } = &key.service;
+    [namespace.as_str(), protocol, name, &key.version, &key.group].join("\0")
+}
+
+fn load_interfaces(database: &Database, path: &Path) -> Result<Vec<Interface>, OpenError> {
+    let failed = |source: redb::Error| OpenError::Database {
+        path: path.display().to_string(),
+        source: Box::new(source),
+    };
+    let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
+    let table = transaction
+        .open_table(INTERFACES)
+        .map_err(|e| failed(e.into()))?;
+    let limit = Limits::default().body_bytes;
+    let mut interfaces = Vec::new();
+    for entry in table.iter().map_err(|e| failed(e.into()))? {
+        let (key, value) = entry.map_err(|e| failed(e.into()))?;
+        let key = key.value();
+        let interface = match InterfaceKey::from_words(key, '\0') {
+            Some(named) => Interface::unpack(named, value.value(), limit),
+            None => Err("the key names no interface".to_owned()),
+        };
+        interfaces.push(interface.map_err(|message| OpenError::Record {
+            path: path.display().to_string(),
+            key: key.replace('\0', " "),
+            message,
+        })?);
+    }
+    Ok(interfaces)
+}
+
 /// Makes the tables, and reads the store's id and revision.
 fn prepare(database: &Database, path: &Path) -> Result<Result<(u64, u64), redb::Error>, OpenError> {
     let read = || -> Result<(u64, u64, u64), redb::Error> {
         let transaction = database.begin_write()?;
         let found = {
             transaction.open_table(INSTANCES)?;
+            transaction.open_table(INTERFACES)?;
             let mut meta = transaction.open_table(META)?;
             let stored = meta.get(FORMAT)?.map(|format| format.value());
             let format = match stored {
@@ -170,5 +243,9 @@ fn load(database: &Database, path: &Path) -> Result<Vec<Instance>, OpenError> {
 
 fn key_of(reference: &InstanceRef) -> String {
     let InstanceRef { service, id } = reference;
-    [&service.protocol, "\0", &service.name, "\0", id].concat()
+    let key = [&service.protocol, "\0", &service.name, "\0", id].concat();
+    match service.namespace.is_default() {
+        true => key,
+        false => [service.namespace.as_str(), "\0", &key].concat(),
+    }
 }

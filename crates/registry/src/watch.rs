@@ -10,6 +10,8 @@ use tokio::sync::broadcast;
 
 use crate::error::Error;
 use crate::model::{Change, Selector, ServiceKey};
+use crate::namespace::Namespace;
+use crate::quota::SharedQuotas;
 use crate::services::Services;
 
 /// Changes of one commit.
@@ -47,6 +49,7 @@ pub(crate) struct Published {
     feed: Mutex<Feed>,
     watchers: AtomicUsize,
     watchers_limit: usize,
+    pub(crate) quotas: SharedQuotas,
 }
 
 struct Feed {
@@ -55,6 +58,8 @@ struct Feed {
     remembered: usize,
     all: broadcast::Sender<Commit>,
     by_service: HashMap<ServiceKey, broadcast::Sender<Commit>>,
+    /// Watchers of one namespace or part of it.
+    by_namespace: HashMap<Namespace, usize>,
 }
 
 impl Published {
@@ -67,9 +72,11 @@ impl Published {
                 remembered: 0,
                 all: broadcast::Sender::new(BUFFER),
                 by_service: HashMap::new(),
+                by_namespace: HashMap::new(),
             }),
             watchers: AtomicUsize::new(0),
             watchers_limit,
+            quotas: SharedQuotas::default(),
         }
     }
 
@@ -104,6 +111,12 @@ impl Published {
             )));
         }
         let mut feed = self.feed();
+        if let Some(namespace) = &selector.namespace
+            && let Err(error) = feed.count(namespace, &self.quotas)
+        {
+            self.watchers.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
+        }
         let receiver = feed.receiver(&selector);
         let services = self.services.load_full();
         let missed = since
@@ -136,6 +149,27 @@ impl Published {
 }
 
 impl Feed {
+    /// Counts one more watcher of a namespace, if it may have one.
+    fn count(&mut self, namespace: &Namespace, quotas: &SharedQuotas) -> Result<(), Error> {
+        let watchers = self.by_namespace.get(namespace).copied().unwrap_or(0);
+        if let Some(limit) = quotas.load().of(namespace).watchers
+            && watchers >= limit
+        {
+            return Err(Error::TooMany(format!(
+                "namespace {namespace} may have {limit} watchers"
+            )));
+        }
+        self.by_namespace.insert(namespace.clone(), watchers + 1);
+        Ok(())
+    }
+
+    fn uncount(&mut self, namespace: &Namespace) {
+        match self.by_namespace.get_mut(namespace) {
+            Some(watchers) if *watchers > 1 => *watchers -= 1,
+            _ => drop(self.by_namespace.remove(namespace)),
+        }
+    }
+
     fn send(&mut self, commit: &Commit) {
         // An error says that nobody listens.
         let _ = self.all.send(commit.clone());
@@ -270,10 +304,13 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.published.watchers.fetch_sub(1, Ordering::Relaxed);
+        let mut feed = self.published.feed();
+        if let Some(namespace) = &self.selector.namespace {
+            feed.uncount(namespace);
+        }
         let Some(key) = self.selector.key() else {
             return;
         };
-        let mut feed = self.published.feed();
         // This watch is still counted.
         if feed
             .by_service

@@ -4,9 +4,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use api::mesh::registry::v1 as pb;
+use pb::registry_service_client::RegistryServiceClient;
 use registry::client::{Client, Content};
-use registry::{Limits, Registry};
-use tokio::net::TcpListener;
+use registry::{Api, Limits, Registry};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
 
 /// Everything in these tests happens within this, on a busy machine too.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -18,6 +23,85 @@ pub(crate) async fn serve(registry: &Registry) -> SocketAddr {
     let router = registry.http_router();
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
+}
+
+/// Serves a registry behind rules over HTTP.
+pub(crate) async fn serve_api(api: &Api) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let service = api
+        .http_router()
+        .into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    address
+}
+
+/// Serves it over gRPC, and connects.
+pub(crate) async fn grpc_of(api: &Api) -> RegistryServiceClient<Channel> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let server = Server::builder().add_service(api.grpc_service());
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");
+    RegistryServiceClient::new(endpoint.connect().await.expect("a connection"))
+}
+
+/// An instance of a service.
+pub(crate) fn message(service: &str, id: &str) -> pb::Instance {
+    pb::Instance {
+        protocol: "bolt".to_owned(),
+        service: service.to_owned(),
+        id: id.to_owned(),
+        address: "10.0.0.1".to_owned(),
+        port: 12200,
+        ..pb::Instance::default()
+    }
+}
+
+/// What a file of tokens says of one.
+pub(crate) fn token_hash(token: &str) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    hash.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A request on a connection of its own; its status, content type and body. An endless body is read up to its first lines.
+pub(crate) async fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: r\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("a request");
+    let mut response = Vec::new();
+    let endless = path.contains("/watch");
+    while !(endless && response.windows(8).any(|w| w == b"\"synced\"")) {
+        let mut chunk = [0; 4096];
+        match soon(stream.read(&mut chunk)).await {
+            Ok(0) | Err(_) => break,
+            Ok(n) => response.extend_from_slice(&chunk[..n]),
+        }
+    }
+    let response = String::from_utf8(response).expect("text");
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0);
+    let content_type = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-type: "));
+    (
+        status,
+        content_type.unwrap_or_default().to_owned(),
+        body.to_owned(),
+    )
 }
 
 /// Limits that allow leases shorter than a second.

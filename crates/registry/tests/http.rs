@@ -256,3 +256,48 @@ async fn pages_follow_each_other() -> Result<(), Error> {
     assert_eq!(listed(&mut watch).await.len(), 2500);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_name_in_two_namespaces_is_two_services() -> Result<(), Error> {
+    let (registry, client) = registry_and_client().await;
+    let shop = client.within("shop");
+    let bank = client.within("bank");
+    client.register("bolt", "s", Some("a"), &content(1)).await?;
+    shop.register("bolt", "s", Some("a"), &content(2)).await?;
+    shop.register("bolt", "s", Some("b"), &content(3)).await?;
+    let addresses = |found: Vec<registry::client::Instance>| -> Vec<String> {
+        found.into_iter().map(|i| i.address).collect()
+    };
+    let all = Filter::default();
+    for (client, expected) in [
+        (&client, vec!["10.0.0.1"]),
+        (&client.within("default"), vec!["10.0.0.1"]),
+        (&shop, vec!["10.0.0.2", "10.0.0.3"]),
+        (&bank, vec![]),
+    ] {
+        assert_eq!(
+            addresses(client.instances("bolt", "s", &all).await?),
+            expected
+        );
+    }
+    // A watch sees its namespace, and `*` all of them.
+    let mut of_shop = shop.watch(&all, None).await?;
+    let mut of_all = client.within("*").watch(&all, None).await?;
+    assert_eq!(listed(&mut of_shop).await, ["a", "b"]);
+    assert_eq!(listed(&mut of_all).await.len(), 3);
+    client.deregister("bolt", "s", "a").await?;
+    shop.deregister("bolt", "s", "b").await?;
+    let gone = next(&mut of_shop).await.instance.expect("an instance");
+    assert_eq!((gone.namespace.as_str(), gone.id.as_str()), ("shop", "b"));
+    for expected in ["default", "shop"] {
+        let gone = next(&mut of_all).await.instance.expect("an instance");
+        assert_eq!(gone.namespace, expected);
+    }
+    assert_eq!(registry.snapshot().len(), 1);
+    let refused = client.within("no_name").services(None, None).await;
+    assert!(
+        matches!(&refused, Err(Error::Refused { field: Some(field), .. }) if field == "namespace"),
+        "{refused:?}"
+    );
+    Ok(())
+}

@@ -6,49 +6,17 @@ mod common;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use common::{serve, short_leases, soon};
+use common::{ask, serve, short_leases};
 use registry::Registry;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-/// A request on a connection of its own; returns status and body. An endless body is read up to its first lines.
 async fn request(
     address: SocketAddr,
     method: &str,
     path: &str,
     body: &str,
 ) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(address).await.expect("a connection");
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: r\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await.expect("a request");
-    let mut response = Vec::new();
-    let endless = path.starts_with("/v1/watch");
-    while !(endless && response.windows(8).any(|w| w == b"\"synced\"")) {
-        let mut chunk = [0; 4096];
-        match soon(stream.read(&mut chunk)).await {
-            Ok(0) | Err(_) => break,
-            Ok(n) => response.extend_from_slice(&chunk[..n]),
-        }
-    }
-    let response = String::from_utf8(response).expect("text");
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(0);
-    let content_type = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-type: "));
-    (
-        status,
-        content_type.unwrap_or_default().to_owned(),
-        body.to_owned(),
-    )
+    ask(address, method, path, "", body).await
 }
 
 /// Follows `$ref`.
@@ -148,6 +116,17 @@ fn check(document: &Value, operation: &str, answer: &(u16, String, String)) {
     }
 }
 
+/// Paths that are in no namespace.
+const BARE: [&str; 7] = [
+    "/v1/namespaces",
+    "/v1/sessions",
+    "/v1/sessions/{session}",
+    "/v1/sessions/{session}/lease",
+    "/v1/status",
+    "/v1/openapi.json",
+    "/v1/registry.proto",
+];
+
 #[tokio::test]
 async fn every_operation_answers_as_it_is_described() {
     let registry = Registry::in_memory(short_leases()).expect("a registry");
@@ -164,6 +143,12 @@ async fn every_operation_answers_as_it_is_described() {
             .to_string();
     let referred =
         json!({"instances": [{"protocol": "bolt", "service": "s", "id": "none"}]}).to_string();
+    let described = r#"{"canonicalName":"s","methods":[{"name":"pay","parameterTypes":["int"],"returnType":"void"}],"types":[{"type":"int"}]}"#;
+    let opened = request(address, "POST", "/v1/sessions", "").await;
+    let opened: Value = serde_json::from_str(&opened.2).expect("JSON");
+    let session = format!("/v1/sessions/{}", opened["id"].as_str().expect("an id"));
+    let lease = format!("{session}/lease");
+    let in_no_session = format!("/v1/services/bolt/s/instances/z?session={}", "0".repeat(32));
     // Operation, its path, body, expected status.
     let requests: Vec<(String, &str, &str, u16)> = vec![
         (
@@ -270,6 +255,137 @@ async fn every_operation_answers_as_it_is_described() {
             200,
         ),
         ("get /v1/watch".to_owned(), "/v1/watch?since=x", "", 400),
+        ("get /v1/namespaces".to_owned(), "/v1/namespaces", "", 200),
+        (
+            "get /v1/namespaces".to_owned(),
+            "/v1/namespaces?x=1",
+            "",
+            400,
+        ),
+        (
+            "get /v1/instances".to_owned(),
+            "/v1/instances?servicePattern=s*&metadata[k]=v&origin=osr&limit=1",
+            "",
+            200,
+        ),
+        (
+            "get /v1/instances".to_owned(),
+            "/v1/instances?metadata[k=v",
+            "",
+            400,
+        ),
+        (
+            format!("put {service}/interface"),
+            "/v1/services/bolt/s/interface?version=1.0",
+            described,
+            201,
+        ),
+        (
+            format!("put {service}/interface"),
+            "/v1/services/bolt/s/interface?version=1.0",
+            described,
+            204,
+        ),
+        (
+            format!("put {service}/interface"),
+            "/v1/services/bolt/s/interface",
+            "{}",
+            400,
+        ),
+        (
+            format!("get {service}/interface"),
+            "/v1/services/bolt/s/interface?version=1.0",
+            "",
+            200,
+        ),
+        (
+            format!("get {service}/interface"),
+            "/v1/services/bolt/s/interface",
+            "",
+            404,
+        ),
+        (
+            "get /v1/interfaces".to_owned(),
+            "/v1/interfaces?protocol=bolt",
+            "",
+            200,
+        ),
+        (
+            "get /v1/interfaces".to_owned(),
+            "/v1/interfaces?after=x",
+            "",
+            400,
+        ),
+        (format!("get {service}"), "/v1/services/bolt/s", "", 200),
+        (
+            format!("delete {service}/interface"),
+            "/v1/services/bolt/s/interface?version=1.0",
+            "",
+            204,
+        ),
+        (
+            format!("delete {service}/interface"),
+            "/v1/services/bolt/s/interface?version=1.0",
+            "",
+            404,
+        ),
+        (
+            "post /v1/sessions".to_owned(),
+            "/v1/sessions",
+            "{\"ttlSeconds\":5}",
+            201,
+        ),
+        ("post /v1/sessions".to_owned(), "/v1/sessions", "", 201),
+        (
+            "post /v1/sessions".to_owned(),
+            "/v1/sessions",
+            "{\"ttlSeconds\":1e9}",
+            400,
+        ),
+        (
+            "put /v1/sessions/{session}/lease".to_owned(),
+            &lease,
+            "",
+            204,
+        ),
+        (
+            "put /v1/sessions/{session}/lease".to_owned(),
+            "/v1/sessions/1/lease",
+            "",
+            400,
+        ),
+        ("get /v1/sessions/{session}".to_owned(), &session, "", 200),
+        (
+            "delete /v1/sessions/{session}".to_owned(),
+            &session,
+            "",
+            200,
+        ),
+        (
+            "delete /v1/sessions/{session}".to_owned(),
+            &session,
+            "",
+            404,
+        ),
+        ("get /v1/sessions/{session}".to_owned(), &session, "", 404),
+        (
+            "put /v1/sessions/{session}/lease".to_owned(),
+            &lease,
+            "",
+            404,
+        ),
+        (
+            format!("put {service}/instances/{{id}}"),
+            &in_no_session,
+            &content,
+            404,
+        ),
+        (
+            "get /v1/registry.proto".to_owned(),
+            "/v1/registry.proto",
+            "",
+            200,
+        ),
         ("get /v1/status".to_owned(), "/v1/status", "", 200),
         (
             "get /v1/openapi.json".to_owned(),
@@ -291,16 +407,23 @@ async fn every_operation_answers_as_it_is_described() {
         ),
     ];
     let mut tried = BTreeSet::new();
-    for (operation, path, body, expected) in requests {
-        let method = operation
-            .split(' ')
-            .next()
-            .unwrap_or_default()
-            .to_uppercase();
-        let answer = request(address, &method, path, body).await;
-        assert_eq!(answer.0, expected, "{operation}: {}", answer.2);
-        check(&document, &operation, &answer);
-        tried.insert(operation);
+    // All of it again in another namespace, which is empty.
+    for namespace in ["default", "shop"] {
+        for (operation, path, body, expected) in &requests {
+            let (method, template) = operation.split_once(' ').expect("an operation");
+            let (operation, path) = match (namespace, BARE.contains(&template)) {
+                ("default", _) => (operation.clone(), (*path).to_owned()),
+                (_, true) => continue,
+                (_, false) => (
+                    operation.replace("/v1/", "/v1/namespaces/{namespace}/"),
+                    path.replace("/v1/", &format!("/v1/namespaces/{namespace}/")),
+                ),
+            };
+            let answer = request(address, &method.to_uppercase(), &path, body).await;
+            assert_eq!(answer.0, *expected, "{operation}: {}", answer.2);
+            check(&document, &operation, &answer);
+            tried.insert(operation);
+        }
     }
     let methods = ["get", "put", "post", "delete"];
     let described: BTreeSet<String> = document["paths"]

@@ -131,6 +131,7 @@ async fn serves_grpc() {
     wrong.port = 70_000;
     let request = pb::RegisterRequest {
         instances: vec![message("s", "a"), wrong],
+        ..pb::RegisterRequest::default()
     };
     let refused = client.register(request).await.expect_err("a refusal");
     assert_eq!(
@@ -145,6 +146,7 @@ async fn serves_grpc() {
     brief.version = "1.0".to_owned();
     let request = pb::RegisterRequest {
         instances: vec![message("s", "a"), brief, message("s", "")],
+        ..pb::RegisterRequest::default()
     };
     let registered = client
         .register(request)
@@ -189,7 +191,10 @@ async fn serves_grpc() {
     };
     assert!(matches!(lapsed, None | Some(pb::change::Kind::Lapsed)));
     let listed = client
-        .list(pb::ListRequest { selector })
+        .list(pb::ListRequest {
+            selector,
+            ..pb::ListRequest::default()
+        })
         .await
         .expect("a list")
         .into_inner();
@@ -199,6 +204,7 @@ async fn serves_grpc() {
         protocol: "bolt".to_owned(),
         service: "s".to_owned(),
         id: id.to_owned(),
+        ..pb::InstanceRef::default()
     };
     let renewed = client.renew(pb::RenewRequest {
         instances: vec![reference("a"), reference("brief")],
@@ -251,6 +257,7 @@ async fn a_change_arrives_in_milliseconds() {
     for n in 0..50 {
         let request = pb::RegisterRequest {
             instances: vec![message("s", &format!("i{n}"))],
+            ..pb::RegisterRequest::default()
         };
         let start = Instant::now();
         let (registered, seen) = tokio::join!(client.register(request), soon(watch.message()));

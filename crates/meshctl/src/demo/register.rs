@@ -59,6 +59,7 @@ impl Registration {
                 address,
                 what,
                 hint: "it may still be starting".to_owned(),
+                token: None,
             },
             kind,
         })

@@ -99,5 +99,6 @@ pub(super) fn server(source: &ProxySource) -> anyhow::Result<Server> {
         address,
         what: "the proxy",
         hint: hint.to_owned(),
+        token: None,
     })
 }

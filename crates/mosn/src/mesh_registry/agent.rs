@@ -2,6 +2,7 @@
 //! renews the leases, and begins again when the connection or the registry was lost.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,15 +14,17 @@ use api::mesh::registry::v1::{
 };
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::timeout;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::bearer::Bearer;
 use super::publications::{Owner, Publications};
 use super::service_id::ServiceId;
 use super::stopped;
 
 /// A connection with the registry.
-pub(super) type Client = RegistryServiceClient<Channel>;
+pub(super) type Client = RegistryServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// Instances in one call.
 const PORTION: usize = 500;
@@ -54,6 +57,7 @@ pub(super) struct Agent {
     client: watch::Sender<Option<Client>>,
     /// Services whose subscription has ended.
     unsubscribed: broadcast::Sender<ServiceId>,
+    token_file: Option<PathBuf>,
 }
 
 struct Shared {
@@ -73,7 +77,7 @@ enum End {
 }
 
 impl Agent {
-    pub(super) fn new(lease_ttl: Duration) -> Agent {
+    pub(super) fn new(lease_ttl: Duration, token_file: Option<PathBuf>) -> Agent {
         Agent {
             shared: Mutex::new(Shared {
                 publications: Publications::default(),
@@ -86,6 +90,7 @@ impl Agent {
             owners: AtomicU64::new(FACE.0),
             client: watch::Sender::new(None),
             unsubscribed: broadcast::Sender::new(UNSUBSCRIBED),
+            token_file,
         }
     }
 
@@ -173,6 +178,7 @@ impl Agent {
         let selector = id.selector();
         let request = ListRequest {
             selector: Some(selector),
+            ..ListRequest::default()
         };
         let listed = timeout(LIST_TIMEOUT, client.list(request)).await;
         let mut shared = self.shared();
@@ -233,8 +239,9 @@ impl Agent {
         for endpoint in endpoints.iter().cycle() {
             let session = async {
                 let channel = connect(endpoint, connect_timeout).await?;
-                let client = Client::new(channel).max_decoding_message_size(MESSAGE_BYTES);
-                Ok::<Client, String>(client)
+                let bearer = Bearer::read(self.token_file.as_deref())?;
+                let client = RegistryServiceClient::with_interceptor(channel, bearer);
+                Ok::<Client, String>(client.max_decoding_message_size(MESSAGE_BYTES))
             };
             let connected = tokio::select! {
                 connected = session => connected,
@@ -339,7 +346,12 @@ impl Agent {
         let missing = self.shared().publications.to_register();
         for portion in missing.chunks(PORTION) {
             let instances = portion.to_vec();
-            match call(client.register(RegisterRequest { instances })).await {
+            match call(client.register(RegisterRequest {
+                instances,
+                ..RegisterRequest::default()
+            }))
+            .await
+            {
                 Ok(_) => self.shared().publications.acknowledge(portion),
                 Err(status) if is_refusal(&status) => self.register_singly(client, portion).await?,
                 Err(status) => return Err(status),
@@ -357,6 +369,7 @@ impl Agent {
         for instance in instances {
             let request = RegisterRequest {
                 instances: vec![instance.clone()],
+                ..RegisterRequest::default()
             };
             match call(client.register(request)).await {
                 Ok(_) => self

@@ -261,6 +261,7 @@ impl Keeper {
             protocol: instance.protocol.clone(),
             service: instance.service.clone(),
             id: instance.id.clone(),
+            ..InstanceRef::default()
         };
         let limit = self.config.publish_timeout;
         if let Err(why) = self.agent.unpublish(self.owner, &reference, limit).await {

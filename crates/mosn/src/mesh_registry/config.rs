@@ -46,6 +46,8 @@ pub struct Config {
     pub applications: Vec<Application>,
     /// A file with more of them.
     pub applications_file: Option<PathBuf>,
+    /// A file with the registry's token.
+    pub token_file: Option<PathBuf>,
     /// Labels of the workload: metadata of everything that it publishes, for subsets to select.
     pub labels: BTreeMap<String, String>,
 }
@@ -121,7 +123,7 @@ impl Config {
             application_endpoints.insert(protocol.to_ascii_lowercase(), endpoint.clone());
         }
         let applications = compile_applications(&message.applications, &ingress_ports)?;
-        let file = &message.applications_file;
+        let file = |name: &String| (!name.is_empty()).then(|| PathBuf::from(name));
         Ok(Config {
             address,
             cluster_name: message.cluster_name.clone(),
@@ -141,7 +143,8 @@ impl Config {
             )?,
             application_endpoints,
             applications,
-            applications_file: (!file.is_empty()).then(|| PathBuf::from(file)),
+            applications_file: file(&message.applications_file),
+            token_file: file(&message.token_file),
             labels: BTreeMap::new(),
         })
     }

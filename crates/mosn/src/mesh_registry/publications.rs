@@ -31,6 +31,7 @@ fn reference((protocol, service, id): &Key) -> InstanceRef {
         protocol: protocol.clone(),
         service: service.clone(),
         id: id.clone(),
+        ..InstanceRef::default()
     }
 }
 

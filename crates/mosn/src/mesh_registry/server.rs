@@ -179,6 +179,7 @@ async fn unpublish(State(face): State<Arc<Face>>, request: Request) -> Answer {
                 protocol: id.protocol,
                 service: id.name,
                 id: located.id,
+                ..InstanceRef::default()
             };
             face.agent
                 .unpublish(FACE, &reference, face.config.publish_timeout)

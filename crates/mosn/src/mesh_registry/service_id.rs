@@ -61,6 +61,7 @@ impl ServiceId {
             // No group beside a version is a group too: none.
             group: word(&self.group).or((!self.version.is_empty()).then(String::new)),
             available_only: true,
+            ..Selector::default()
         }
     }
 }

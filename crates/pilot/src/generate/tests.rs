@@ -70,7 +70,7 @@ fn generate_with(yaml: &str, registered: &Registered, proxy: &Proxy) -> Generate
     Generated::new(world, class)
 }
 
-/// Protocol, interface, address, port, version, group and metadata.
+/// Protocol, interface with `namespace:` unless it is the default one, address, port, version, group and metadata.
 type Registration<'a> = (
     &'a str,
     &'a str,
@@ -92,11 +92,10 @@ fn registered(instances: &[Registration<'_>]) -> Registered {
             registry::Registry::in_memory(registry::Limits::default()).expect("a registry");
         let instances = instances.iter().map(
             |(protocol, name, address, port, version, group, metadata)| {
-                let mut instance = registry::Instance::new(
-                    registry::ServiceKey::new(protocol, name),
-                    address,
-                    *port,
-                );
+                let (namespace, name) = name.split_once(':').unwrap_or(("", name));
+                let namespace = registry::Namespace::new(namespace);
+                let key = registry::ServiceKey::within(namespace, protocol, name);
+                let mut instance = registry::Instance::new(key, address, *port);
                 instance.version = (*version).into();
                 instance.group = (*group).into();
                 instance.metadata = metadata.iter().copied().collect();
@@ -463,6 +462,39 @@ spec:
         [json!({"version": "*", "group": "blue"})]
     );
     assert_eq!(instances("outbound|12220|blue|com.foo.Bar"), [Value::Null]);
+}
+
+#[test]
+fn a_proxy_sees_what_is_registered_in_its_namespace_and_in_the_default_one() {
+    let at = |name, address| ("bolt", name, address, 12200, "", "", [].as_slice());
+    let registered = registered(&[
+        at("com.foo.Common", "10.0.0.1"),
+        at("com.foo.Both", "10.0.0.2"),
+        at("demo:com.foo.Both", "10.0.0.3"),
+        at("demo:com.foo.Own", "10.0.0.4"),
+        at("bank:com.foo.Both", "10.0.0.5"),
+        at("bank:com.foo.Vault", "10.0.0.6"),
+    ]);
+    let mosn = proxy(Client::Mosn, "127.0.0.3");
+    let generated = generate_with(&format!("{SIDECAR}{SHOP}"), &registered, &mosn);
+    let endpoints = dump(&generated, ENDPOINTS, &mosn);
+    let bolt: BTreeMap<&str, Vec<&str>> = endpoints
+        .iter()
+        .filter_map(|(cluster, assignment)| {
+            let host = cluster.strip_prefix("outbound|12220||")?;
+            let all = assignment["endpoints"][0]["lb_endpoints"].as_array()?;
+            let addresses = all.iter().filter_map(|endpoint| {
+                endpoint["endpoint"]["address"]["socket_address"]["address"].as_str()
+            });
+            Some((host, addresses.collect()))
+        })
+        .collect();
+    let expected = [
+        ("com.foo.Both", vec!["10.0.0.3"]),
+        ("com.foo.Common", vec!["10.0.0.1"]),
+        ("com.foo.Own", vec!["10.0.0.4"]),
+    ];
+    assert_eq!(bolt, expected.into_iter().collect());
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub fn build(
             add_service_entry(object, spec, &config, &mesh, &mut services, &mut endpoints);
         }
     }
-    for (host, protocols) in registered.hosts() {
-        add_registered(host, &protocols, &mut services);
+    for (id, protocols) in registered.hosts() {
+        add_registered(id, &protocols, &mut services);
     }
     let own_endpoints: HashMap<ServiceId, Arc<[Endpoint]>> = endpoints
         .into_iter()
@@ -307,23 +307,24 @@ fn endpoint(
 }
 
 fn add_registered(
-    host: &Arc<str>,
+    id: &ServiceId,
     protocols: &[Protocol],
     services: &mut BTreeMap<ServiceId, Service>,
 ) {
-    // A ServiceEntry with the same host says what the service is; the registry adds endpoints.
+    // A ServiceEntry with the same host says what the service is; the registry adds endpoints: those of the default namespace
+    // to an entry of any namespace, others to one of their own.
     let from = ServiceId {
-        host: host.clone(),
+        host: id.host.clone(),
         namespace: "".into(),
     };
-    let known = services.range(from..).next();
-    if known.is_some_and(|(id, _)| id.host == *host) {
+    let is_public = &*id.namespace == REGISTRY_NAMESPACE;
+    let mut known = services
+        .range(from..)
+        .take_while(|(known, _)| known.host == id.host)
+        .filter(|(_, service)| service.source == Source::Config);
+    if known.any(|(known, _)| is_public || known.namespace == id.namespace) {
         return;
     }
-    let id = ServiceId {
-        host: host.clone(),
-        namespace: REGISTRY_NAMESPACE.into(),
-    };
     let port = |protocol: &Protocol| ServicePort {
         name: protocol.as_str().into(),
         number: protocol.registry_port(),
@@ -336,12 +337,15 @@ fn add_registered(
     services.insert(
         id.clone(),
         Service {
-            id,
+            id: id.clone(),
             ports,
             addresses: Vec::new(),
             resolution: Resolution::Static,
             external: false,
-            visibility: Visibility::Public,
+            visibility: match is_public {
+                true => Visibility::Public,
+                false => Visibility::Namespaces(vec![id.namespace.to_string()]),
+            },
             source: Source::Registry,
         },
     );
@@ -356,8 +360,17 @@ fn join_registered(
     if service.resolution != Resolution::Static {
         return;
     }
+    let of_all = ServiceId {
+        host: service.id.host.clone(),
+        namespace: REGISTRY_NAMESPACE.into(),
+    };
+    // What is registered in the service's own namespace is meant before what all see.
+    let id = match registered.knows(&service.id) {
+        true => &service.id,
+        false => &of_all,
+    };
     let mut joined: Vec<Endpoint> = Vec::new();
-    for endpoint in registered.endpoints(&service.id.host) {
+    for endpoint in registered.endpoints(id) {
         let EndpointPorts::Only(protocol, number) = &endpoint.ports else {
             continue;
         };

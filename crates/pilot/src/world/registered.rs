@@ -5,23 +5,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use registry::{Event, Instance, Services};
+use registry::{Event, Instance, Namespace, ServiceKey, Services};
 
-use super::{Endpoint, EndpointPorts, RpcInstance};
+use super::{Endpoint, EndpointPorts, RpcInstance, ServiceId};
 use crate::istio::Labels;
 use crate::protocol::Protocol;
 
-/// The namespace that registered services are in.
+/// The namespace whose registered services the whole mesh sees; those of others only their own proxies see.
 pub const REGISTRY_NAMESPACE: &str = "default";
 
 /// How long a service without instances stays known, so that calls in the meantime hear "no healthy host" and a restart
 /// of its last provider changes nothing but endpoints.
 const EMPTY_SERVICE_KEPT: Duration = Duration::from_secs(600);
 
-/// What the registry holds, host by host.
+/// What the registry holds, host by host of each namespace.
 #[derive(Debug, Default)]
 pub struct Registered {
-    hosts: HashMap<Arc<str>, Host>,
+    hosts: HashMap<ServiceId, Host>,
     /// Instances that cannot be served, with the reason, for the debug page.
     pub skipped: BTreeMap<String, String>,
 }
@@ -39,7 +39,7 @@ struct Host {
 pub struct RegistryChange {
     /// Services or protocols of services came or went.
     pub services: bool,
-    /// Hosts whose endpoints changed.
+    /// Hosts whose endpoints changed, in whatever namespace.
     pub hosts: Vec<Arc<str>>,
 }
 
@@ -49,9 +49,9 @@ impl Registered {
         let mut change = RegistryChange::default();
         match event {
             Event::Reset(all) => {
-                let known: Vec<Arc<str>> = self.hosts.keys().cloned().collect();
-                let names = all.iter().map(|service| service.key.name.clone());
-                let mut hosts: Vec<Arc<str>> = known.into_iter().chain(names).collect();
+                let known: Vec<ServiceId> = self.hosts.keys().cloned().collect();
+                let names = all.iter().map(|service| service_id(&service.key));
+                let mut hosts: Vec<ServiceId> = known.into_iter().chain(names).collect();
                 hosts.sort();
                 hosts.dedup();
                 for host in hosts {
@@ -59,9 +59,9 @@ impl Registered {
                 }
             }
             Event::Changes(changes) => {
-                let mut hosts: Vec<Arc<str>> = changes
+                let mut hosts: Vec<ServiceId> = changes
                     .iter()
-                    .map(|change| change.instance.service.name.clone())
+                    .map(|change| service_id(&change.instance.service))
                     .collect();
                 hosts.sort();
                 hosts.dedup();
@@ -75,13 +75,17 @@ impl Registered {
 
     fn refresh(
         &mut self,
-        name: &Arc<str>,
+        id: &ServiceId,
         services: &Services,
         now: Instant,
         change: &mut RegistryChange,
     ) {
         let mut fresh: BTreeMap<Protocol, Vec<Endpoint>> = BTreeMap::new();
-        let prefix = format!("{name} ");
+        let prefix = match &*id.namespace {
+            REGISTRY_NAMESPACE => format!("{} ", id.host),
+            namespace => format!("{namespace}:{} ", id.host),
+        };
+        let namespace = Namespace::new(&id.namespace);
         if !self.skipped.is_empty() {
             self.skipped
                 .retain(|instance, _| !instance.starts_with(&prefix));
@@ -97,7 +101,9 @@ impl Registered {
             "grpc",
             "tcp",
         ] {
-            let Some(service) = services.get(&registry::ServiceKey::new(word, name)) else {
+            let Some(service) =
+                services.get(&ServiceKey::within(namespace.clone(), word, &id.host))
+            else {
                 continue;
             };
             let protocol = protocol_of(word);
@@ -114,10 +120,10 @@ impl Registered {
             }
         }
         let is_empty = fresh.values().all(Vec::is_empty);
-        if is_empty && !self.hosts.contains_key(name) && fresh.is_empty() {
+        if is_empty && !self.hosts.contains_key(id) && fresh.is_empty() {
             return;
         }
-        let host = self.hosts.entry(name.clone()).or_insert_with(|| {
+        let host = self.hosts.entry(id.clone()).or_insert_with(|| {
             change.services = true;
             Host::default()
         });
@@ -130,7 +136,7 @@ impl Registered {
         host.empty_since = is_empty.then(|| host.empty_since.unwrap_or(now));
         if host.protocols != fresh {
             host.protocols = fresh;
-            change.hosts.push(name.clone());
+            change.hosts.push(id.host.clone());
         }
     }
 
@@ -145,29 +151,34 @@ impl Registered {
     }
 
     /// All hosts with their protocols, in order of names.
-    pub fn hosts(&self) -> Vec<(&Arc<str>, Vec<Protocol>)> {
+    pub fn hosts(&self) -> Vec<(&ServiceId, Vec<Protocol>)> {
         let mut hosts: Vec<_> = self
             .hosts
             .iter()
-            .map(|(name, host)| (name, host.protocols.keys().copied().collect()))
+            .map(|(id, host)| (id, host.protocols.keys().copied().collect()))
             .collect();
-        hosts.sort_by_key(|(name, _)| *name);
+        hosts.sort_by_key(|(id, _)| *id);
         hosts
     }
 
-    /// The endpoints of a host, of all its protocols.
-    pub fn endpoints(&self, host: &str) -> impl Iterator<Item = &Endpoint> {
+    /// Whether the registry knows the host in the namespace.
+    pub fn knows(&self, id: &ServiceId) -> bool {
+        self.hosts.contains_key(id)
+    }
+
+    /// The endpoints of a host in a namespace, of all its protocols.
+    pub fn endpoints(&self, id: &ServiceId) -> impl Iterator<Item = &Endpoint> {
         self.hosts
-            .get(host)
+            .get(id)
             .into_iter()
             .flat_map(|host| host.protocols.values().flatten())
     }
+}
 
-    /// Whether the registry knows the host with the protocol.
-    pub fn serves(&self, host: &str, protocol: Protocol) -> bool {
-        self.hosts
-            .get(host)
-            .is_some_and(|host| host.protocols.contains_key(&protocol))
+fn service_id(key: &ServiceKey) -> ServiceId {
+    ServiceId {
+        host: key.name.clone(),
+        namespace: key.namespace.as_str().into(),
     }
 }
 

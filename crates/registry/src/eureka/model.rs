@@ -32,7 +32,7 @@ fn key(name: &str) -> String {
 
 /// Protocols whose instances Eureka's clients can call.
 pub(crate) fn is_shown(service: &ServiceKey) -> bool {
-    matches!(&*service.protocol, "springcloud" | "http")
+    service.namespace.is_default() && matches!(&*service.protocol, "springcloud" | "http")
 }
 
 /// The name of an application, as Eureka spells it.

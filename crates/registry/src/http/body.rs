@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::problem::Problem;
 use crate::limits::Limits;
 use crate::model::{DEFAULT_TTL, DEFAULT_WEIGHT, Instance, InstanceRef, OWN_ORIGIN, ServiceKey};
+use crate::namespace::Namespace;
 
 fn default_weight() -> u32 {
     DEFAULT_WEIGHT
@@ -112,21 +113,24 @@ struct Instances {
     instances: Vec<Map<String, Value>>,
 }
 
-/// `{"instances": [...]}`, each with its name and content.
-pub(super) fn instances(body: &[u8]) -> Result<Vec<Instance>, Problem> {
+/// `{"instances": [...]}`, each with its name and content; in this namespace unless it names one.
+pub(super) fn instances(body: &[u8], namespace: &Namespace) -> Result<Vec<Instance>, Problem> {
     let list: Instances = parse(body)?;
     let converted = list
         .instances
         .into_iter()
         .enumerate()
         .map(|(index, object)| {
-            named_instance(object)
+            named_instance(object, namespace)
                 .map_err(|e| Problem::invalid(e.in_index(index).in_field("instances")))
         });
     converted.collect()
 }
 
-fn named_instance(mut object: Map<String, Value>) -> Result<Instance, FieldError> {
+fn named_instance(
+    mut object: Map<String, Value>,
+    namespace: &Namespace,
+) -> Result<Instance, FieldError> {
     let mut word = |name: &str| match object.remove(name) {
         None => Ok(String::new()),
         Some(Value::String(word)) => Ok(word),
@@ -135,7 +139,8 @@ fn named_instance(mut object: Map<String, Value>) -> Result<Instance, FieldError
             format!("must be a string, is {other}"),
         )),
     };
-    let service = ServiceKey::new(&word("protocol")?, &word("service")?);
+    let namespace = named_or(&word("namespace")?, namespace);
+    let service = ServiceKey::within(namespace, &word("protocol")?, &word("service")?);
     let id = word("id")?;
     let content: Content =
         serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
@@ -149,6 +154,23 @@ fn named_instance(mut object: Map<String, Value>) -> Result<Instance, FieldError
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Session {
+    #[serde(default = "default_ttl")]
+    ttl_seconds: f64,
+}
+
+/// `{"ttlSeconds": …}`, or nothing at all.
+pub(super) fn session_ttl(body: &[u8]) -> Result<Duration, Problem> {
+    let seconds = match body.trim_ascii().is_empty() {
+        true => default_ttl(),
+        false => parse::<Session>(body)?.ttl_seconds,
+    };
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|error| Problem::invalid(FieldError::at("ttlSeconds", error.to_string())))
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct References {
     instances: Vec<Reference>,
@@ -157,25 +179,37 @@ struct References {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reference {
+    #[serde(default)]
+    namespace: String,
     protocol: String,
     service: String,
     id: String,
 }
 
-/// `{"instances": [{"protocol", "service", "id"}, ...]}`.
-pub(super) fn references(body: &[u8], limits: &Limits) -> Result<Vec<InstanceRef>, Problem> {
+fn named_or(name: &str, other: &Namespace) -> Namespace {
+    match name {
+        "" => other.clone(),
+        name => Namespace::new(name),
+    }
+}
+
+/// `{"instances": [{"protocol", "service", "id"}, ...]}`; in this namespace unless one is named.
+pub(super) fn references(
+    body: &[u8],
+    namespace: &Namespace,
+    limits: &Limits,
+) -> Result<Vec<InstanceRef>, Problem> {
     let list: References = parse(body)?;
     let converted = list
         .instances
         .into_iter()
         .enumerate()
         .map(|(index, reference)| {
-            let Reference {
-                protocol,
-                service,
-                id,
-            } = reference;
-            let reference = InstanceRef::new(&protocol, &service, &id);
+            let within = named_or(&reference.namespace, namespace);
+            let reference = InstanceRef {
+                service: ServiceKey::within(within, &reference.protocol, &reference.service),
+                id: reference.id.into(),
+            };
             let checked = limits.check_reference(&reference);
             checked.map_err(|e| Problem::invalid(e.in_index(index).in_field("instances")))?;
             Ok(reference)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base::FieldError;
 use serde::Serialize;
@@ -71,6 +71,11 @@ impl Problem {
     pub(super) fn of(error: &Error) -> Problem {
         match error {
             Error::Invalid(error) => Problem::invalid(error.clone()),
+            Error::Unauthenticated(message) => {
+                Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", message)
+            }
+            Error::Forbidden(message) => Problem::new(StatusCode::FORBIDDEN, "forbidden", message),
+            Error::NotFound(message) => Problem::not_found(message),
             Error::TooMany(message) => {
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message)
             }
@@ -105,10 +110,23 @@ impl Problem {
     }
 }
 
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        Problem::of(&error)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let headers = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status, headers, body).into_response()
+        let mut response = (self.status, headers, body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
     }
 }

@@ -1,22 +1,28 @@
 //! What answers look like.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::SerializeMap;
 use serde_json::{Value, json};
 
 use super::query::Page;
+use crate::interfaces::{Interface, Interfaces};
 use crate::metadata::Metadata;
 use crate::model::{InstanceRef, Selector};
+use crate::namespace::Namespace;
 use crate::osr::{Done, Stats};
+use crate::page;
 use crate::services::{Service, Services};
+use crate::sessions::{SessionId, SessionState};
 use crate::state::{Registered, Renewed};
 
 /// An instance.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Instance<'a> {
+    namespace: &'a str,
     protocol: &'a str,
     service: &'a str,
     id: &'a str,
@@ -53,6 +59,7 @@ fn seconds(ttl: Option<std::time::Duration>) -> Value {
 impl<'a> Instance<'a> {
     pub(super) fn of(instance: &'a crate::model::Instance) -> Instance<'a> {
         Instance {
+            namespace: instance.service.namespace.as_str(),
             protocol: &instance.service.protocol,
             service: &instance.service.name,
             id: &instance.id,
@@ -78,7 +85,7 @@ struct Counts {
 }
 
 /// A service in a list: how many instances of which version and group.
-fn summary(service: &Service) -> Value {
+fn summary(service: &Service, interfaces: &[Arc<Interface>]) -> Value {
     let mut versions: BTreeMap<(&str, &str), Counts> = BTreeMap::new();
     for instance in service.instances.iter() {
         let counts = versions
@@ -93,9 +100,11 @@ fn summary(service: &Service) -> Value {
             "group": group,
             "instances": counts.instances,
             "available": counts.available,
+            "interface": interfaces.iter().any(|i| *i.key.version == **version && *i.key.group == **group),
         })
     });
     json!({
+        "namespace": service.key.namespace.as_str(),
         "protocol": service.key.protocol,
         "service": service.key.name,
         "instances": service.instances.len(),
@@ -104,33 +113,100 @@ fn summary(service: &Service) -> Value {
     })
 }
 
-pub(super) fn service_list(services: &Services, selector: &Selector, page: &Page) -> Value {
-    let name = |service: &Service| service.key.to_string();
-    let selected = services.select(selector).into_iter();
-    // In the order of names as they are written, so that `after` finds its place.
-    let mut selected: Vec<_> = selected.map(|service| (name(service), service)).collect();
-    selected.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    let start = page.after.as_ref().map_or(0, |after| {
-        selected.partition_point(|(name, _)| name <= after)
-    });
-    let rest = selected.get(start..).unwrap_or_default();
-    let shown = rest.get(..page.limit).unwrap_or(rest);
+pub(super) fn service_list(
+    services: &Services,
+    interfaces: &Interfaces,
+    selector: &Selector,
+    page: &Page,
+) -> Value {
+    let (shown, next) = page::list_services(services, selector, page.after.as_deref(), page.limit);
+    let summaries = shown
+        .iter()
+        .map(|service| summary(service, &interfaces.of_service(&service.key)));
     let mut list = json!({
         "revision": services.revision,
-        "services": shown.iter().map(|(_, service)| summary(service)).collect::<Vec<_>>(),
+        "services": summaries.collect::<Vec<_>>(),
     });
-    if shown.len() < rest.len()
-        && let Some((last, _)) = shown.last()
-    {
-        list["next"] = json!(last);
+    if let Some(next) = next {
+        list["next"] = json!(next);
     }
     list
 }
 
-pub(super) fn service_detail(revision: u64, service: &Service) -> Value {
-    let mut detail = summary(service);
+/// The namespaces that hold services, and how many.
+pub(super) fn namespace_list(services: &Services, is_seen: impl Fn(&Namespace) -> bool) -> Value {
+    let mut counts: BTreeMap<&Namespace, (usize, usize)> = BTreeMap::new();
+    for service in services.iter() {
+        let (services, instances) = counts.entry(&service.key.namespace).or_default();
+        *services += 1;
+        *instances += service.instances.len();
+    }
+    let seen = counts.iter().filter(|(namespace, _)| is_seen(namespace));
+    let namespaces = seen.map(|(namespace, (services, instances))| {
+        json!({ "namespace": namespace.as_str(), "services": services, "instances": instances })
+    });
+    json!({
+        "revision": services.revision,
+        "namespaces": namespaces.collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn service_detail(
+    revision: u64,
+    service: &Service,
+    interfaces: &[Arc<Interface>],
+) -> Value {
+    let mut detail = summary(service, interfaces);
     detail["revision"] = json!(revision);
+    detail["interfaces"] = interfaces.iter().map(|i| interface(i)).collect();
     detail
+}
+
+/// A description of an interface, in short.
+fn interface(interface: &Interface) -> Value {
+    let key = &interface.key;
+    json!({
+        "namespace": key.service.namespace.as_str(),
+        "protocol": key.service.protocol,
+        "service": key.service.name,
+        "version": key.version,
+        "group": key.group,
+        "methods": interface.methods,
+        "types": interface.types.len(),
+        "bytes": interface.bytes,
+    })
+}
+
+/// A page of descriptions.
+pub(super) fn interface_list(interfaces: &[Arc<Interface>], next: Option<String>) -> Value {
+    let shown: Vec<Value> = interfaces.iter().map(|i| interface(i)).collect();
+    let mut list = json!({ "interfaces": shown });
+    if let Some(next) = next {
+        list["next"] = json!(next);
+    }
+    list
+}
+
+/// A page of instances of many services.
+#[derive(Serialize)]
+pub(super) struct Everything<'a> {
+    revision: u64,
+    instances: Vec<Instance<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+pub(super) fn everything<'a>(
+    services: &'a Services,
+    selector: &Selector,
+    page: &Page,
+) -> Everything<'a> {
+    let list = page::list_instances(services, selector, page.after.as_deref(), page.limit);
+    Everything {
+        revision: services.revision,
+        instances: list.0.iter().map(|i| Instance::of(i)).collect(),
+        next: list.1,
+    }
 }
 
 /// A page of instances.
@@ -188,6 +264,7 @@ pub(super) fn registered_list(done: &Done<Vec<Registered>>) -> Value {
 
 fn reference(reference: &InstanceRef) -> Value {
     json!({
+        "namespace": reference.service.namespace.as_str(),
         "protocol": reference.service.protocol,
         "service": reference.service.name,
         "id": reference.id,
@@ -197,6 +274,18 @@ fn reference(reference: &InstanceRef) -> Value {
 pub(super) fn renewed(done: &Done<Renewed>) -> Value {
     let unknown: Vec<Value> = done.result.unknown.iter().map(reference).collect();
     json!({ "renewed": done.result.renewed, "unknown": unknown })
+}
+
+/// A session and how long it stays; its id is only in the answer to whoever opened it.
+pub(super) fn session(id: Option<SessionId>, state: SessionState) -> Value {
+    let mut session = json!({
+        "ttlSeconds": seconds(Some(state.ttl)),
+        "instances": state.instances,
+    });
+    if let Some(id) = id {
+        session["id"] = json!(id.to_string());
+    }
+    session
 }
 
 pub(super) fn deregistered(done: &Done<usize>) -> Value {

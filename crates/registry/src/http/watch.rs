@@ -8,11 +8,12 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::{Value, json};
 
+use super::Asks;
 use super::problem::Problem;
-use super::query::Query;
+use super::query::{FILTERS, Names, Query};
 use super::view;
+use crate::gate::{self, Api, Scope, Verb};
 use crate::model::{Change, ChangeKind};
-use crate::osr::Registry;
 use crate::parts::{Part, Parts};
 use crate::watch::Since;
 
@@ -23,15 +24,14 @@ enum Form {
 }
 
 pub(super) async fn watch(
-    State(registry): State<Registry>,
+    State(api): State<Api>,
+    Asks(caller): Asks,
+    names: Names,
     headers: HeaderMap,
     query: Query,
 ) -> Result<Response, Problem> {
-    let known = [
-        "protocol", "service", "version", "group", "healthy", "since", "store",
-    ];
-    let query = query.only(&known)?;
-    let selector = query.selector()?;
+    let query = query.only(&[&FILTERS, &["since", "store"]])?;
+    let selector = query.selector(&names)?;
     let since = query.since()?.or_else(|| last_event_id(&headers));
     let form = match headers
         .get(header::ACCEPT)
@@ -40,13 +40,20 @@ pub(super) async fn watch(
         Some(accept) if accept.contains("text/event-stream") => Form::ServerSentEvents,
         _ => Form::Lines,
     };
-    let watch = registry
-        .watch(selector, since.as_ref())
-        .map_err(|e| Problem::of(&e))?;
-    let chunks = stream::unfold(Parts::new(watch), move |mut parts| async move {
+    let namespace = selector.namespace.clone();
+    let objects = || gate::watched(&selector).into_iter();
+    let scope = Scope::from(namespace.as_ref());
+    let entry = api.enter(&caller, Verb::Watch, scope, objects)?;
+    let watch = entry.end(api.registry.watch(selector, since.as_ref()))?;
+    let first = (Parts::new(watch), api, caller, namespace);
+    let chunks = stream::unfold(first, move |mut state| async move {
+        let (parts, api, caller, namespace) = &mut state;
         let part = parts.next().await?;
+        if api.allow_watch(caller, namespace.as_ref()).is_err() {
+            return None;
+        }
         let chunk = render(&part, parts.store(), form);
-        Some((Ok::<_, std::convert::Infallible>(chunk), parts))
+        Some((Ok::<_, std::convert::Infallible>(chunk), state))
     });
     let content_type = match form {
         Form::Lines => "application/x-ndjson",

@@ -137,9 +137,11 @@ pub(crate) enum Weight {
 }
 
 impl SyncRule {
-    /// Whether it may mean instances of a service.
+    /// Whether it may mean instances of a service: of the default namespace, because other registries know none of the others.
     pub(crate) fn means_service(&self, key: &ServiceKey) -> bool {
-        self.include.is_empty() || self.include.iter().any(|meant| meant.matches_service(key))
+        let included =
+            self.include.is_empty() || self.include.iter().any(|meant| meant.matches_service(key));
+        included && key.namespace.is_default()
     }
 
     /// Whether it means an instance in its present state.
@@ -148,7 +150,9 @@ impl SyncRule {
             return false;
         }
         let included = self.include.is_empty() || self.include.iter().any(|m| m.matches(instance));
-        included && !self.exclude.iter().any(|meant| meant.matches(instance))
+        instance.service.namespace.is_default()
+            && included
+            && !self.exclude.iter().any(|meant| meant.matches(instance))
     }
 
     /// The copy of an instance; its id is for the caller to set.

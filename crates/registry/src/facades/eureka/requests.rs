@@ -39,6 +39,9 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         let status = match &error {
             Error::Invalid(_) => StatusCode::BAD_REQUEST,
+            Error::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Error::Forbidden(_) => StatusCode::FORBIDDEN,
+            Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Error::Overloaded(_) | Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             Error::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,

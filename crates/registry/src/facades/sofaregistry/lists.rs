@@ -317,7 +317,8 @@ impl Said {
 
     /// The data of what the hub holds and nobody here says.
     fn others(&mut self, info: &DataInfo, key: &ServiceKey, services: &Services) -> Vec<Arc<str>> {
-        let service = services.get(key);
+        // SOFARegistry's names know nothing of our namespaces.
+        let service = services.get(key).filter(|_| key.namespace.is_default());
         let instances = service
             .map(|service| &service.instances[..])
             .unwrap_or_default();

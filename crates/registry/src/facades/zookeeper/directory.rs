@@ -79,7 +79,8 @@ impl Directory {
 
     /// Shows a service as the hub has it.
     pub(super) fn update(&mut self, tree: &mut Tree, key: &ServiceKey, services: &Services) {
-        let service = services.get(key);
+        // ZooKeeper's layouts know no namespaces.
+        let service = services.get(key).filter(|_| key.namespace.is_default());
         let instances = service
             .map(|service| &service.instances[..])
             .unwrap_or_default();
