@@ -109,7 +109,7 @@ impl Server {
     fn show(&self, state: &mut State, keys: impl IntoIterator<Item = ServiceKey>) {
         let services = self.hub.snapshot();
         for key in keys {
-            let service = services.get(&key);
+            let service = services.get(&key).filter(|_| key.namespace.is_default());
             let instances = service.map(|s| &s.instances[..]).unwrap_or_default();
             state.holders.seen(&key, instances);
             let holders = &state.holders;
