@@ -10,10 +10,10 @@ CARGO ?= cargo
 # Arguments for the program that a target starts: make up ARGS=--once
 ARGS ?=
 
-.PHONY: help build up test bench lint fmt peers test-peers clean-tools
+.PHONY: help build up test bench bench-registry lint fmt peers test-peers clean-tools
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build mosn, pilot and meshctl (debug)
 	@scripts/setup build
@@ -36,6 +36,12 @@ bench: ## Peers side by side; writes docs/performance.md and its plot (BENCH_SEC
 	@scripts/setup bench
 	$(CARGO) build --profile bench -p mosn -p loadgen --bins
 	bench/run $(ARGS)
+
+bench-registry: ## The registry's figures; writes docs/registry-performance.md (BENCH_INSTANCES=n and others bound it)
+	@scripts/setup test bench
+	$(CARGO) build --profile bench -p pilot -p mosn -p registryload --bins
+	@tests/apps/build >/dev/null
+	bench/run-registry $(ARGS)
 
 fmt: ## Format the Rust code
 	$(CARGO) fmt --all

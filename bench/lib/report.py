@@ -100,9 +100,9 @@ def targets(results):
     return goals
 
 
-def write_between_markers(path, text):
+def write_between_markers(path, text, preamble=PREAMBLE + "![CPU time per request](performance.svg)\n\n"):
     """Replaces what the last run wrote and keeps what people wrote around it."""
-    page = path.read_text() if path.exists() else PREAMBLE + "![CPU time per request](performance.svg)\n\n" + BEGIN + END + "\n"
+    page = path.read_text() if path.exists() else preamble + BEGIN + END + "\n"
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")

@@ -35,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("testkit", &["base", "wire", "api"]),
     ("loadgen", &["base", "wire", "net"]),
+    ("registryload", &["api"]),
     ("e2e", &[]),
 ];
 
