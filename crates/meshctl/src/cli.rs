@@ -318,6 +318,30 @@ pub(crate) enum RegistryCommand {
         #[command(flatten)]
         registry: RegistryAddress,
     },
+    /// Save all that is registered to a file, as it is at one moment
+    #[command(after_help = "Examples:
+  meshctl registry snapshot registry.snapshot")]
+    Snapshot {
+        /// The file; one that is there is replaced
+        file: PathBuf,
+        #[command(flatten)]
+        pilot: PilotAddress,
+        /// File with the token that the registry asks for
+        #[arg(long, env = "MESHCTL_TOKEN_FILE", value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Put what a file holds that `snapshot` has made into an empty registry: all of it, or nothing if the file is damaged
+    #[command(after_help = "Examples:
+  meshctl registry restore registry.snapshot")]
+    Restore {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        pilot: PilotAddress,
+        /// File with the token that the registry asks for
+        #[arg(long, env = "MESHCTL_TOKEN_FILE", value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
     /// Print what is registered, and then every change as it happens
     #[command(after_help = "Examples:
   meshctl registry watch --protocol bolt

@@ -12,9 +12,14 @@ use tokio::net::TcpStream;
 
 /// A whole answer must have arrived within this time.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The same where the answer is that a million instances are on disk.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A configuration of thousands of clusters has tens of MiB as JSON.
 const MAX_BODY: usize = 1 << 30;
+
+/// Type of a body of JSON.
+const JSON: &str = "application/json";
 
 /// A server, and what a person can do if it is not there.
 pub(crate) struct Server {
@@ -42,8 +47,31 @@ impl Server {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
+        let (kind, body) = match body {
+            Some(value) => (Some(JSON), Bytes::from(serde_json::to_vec(value)?)),
+            None => (None, Bytes::new()),
+        };
+        self.exchange(method, path, kind, body, TIMEOUT).await
+    }
+
+    /// Puts the bytes of a file to a path and reads the answer as JSON.
+    pub(crate) async fn upload(&self, path: &str, file: Vec<u8>) -> anyhow::Result<Value> {
+        let kind = Some("application/octet-stream");
+        let file = Bytes::from(file);
+        self.exchange(Method::PUT, path, kind, file, UPLOAD_TIMEOUT)
+            .await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        kind: Option<&str>,
+        body: Bytes,
+        limit: Duration,
+    ) -> anyhow::Result<Value> {
         let exchange = async {
-            let response = self.send(method, path, body).await?;
+            let response = self.send(method, path, kind, body).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_BODY)
                 .collect()
@@ -53,9 +81,9 @@ impl Server {
                 .to_bytes();
             anyhow::Ok((status, body))
         };
-        let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
+        let (status, body) = tokio::time::timeout(limit, exchange)
             .await
-            .with_context(|| format!("{} did not answer within 30 s", self.name()))??;
+            .with_context(|| format!("{} did not answer within {limit:?}", self.name()))??;
         if !status.is_success() {
             bail!("{}", self.refusal(status, path, &body));
         }
@@ -72,9 +100,12 @@ impl Server {
 
     /// Asks for a path and only looks whether the answer is a success.
     pub(crate) async fn is_ok(&self, path: &str) -> anyhow::Result<()> {
-        let response = tokio::time::timeout(CONNECT_TIMEOUT, self.send(Method::GET, path, None))
-            .await
-            .with_context(|| format!("{} did not answer {path}", self.name()))??;
+        let response = tokio::time::timeout(
+            CONNECT_TIMEOUT,
+            self.send(Method::GET, path, None, Bytes::new()),
+        )
+        .await
+        .with_context(|| format!("{} did not answer {path}", self.name()))??;
         if !response.status().is_success() {
             bail!("{} answered {path} with {}", self.name(), response.status());
         }
@@ -83,9 +114,10 @@ impl Server {
 
     /// Asks for a path whose answer has no end, and returns its body.
     pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<Incoming> {
-        let response = tokio::time::timeout(TIMEOUT, self.send(Method::GET, path, None))
-            .await
-            .with_context(|| format!("{} did not answer within 30 s", self.name()))??;
+        let response =
+            tokio::time::timeout(TIMEOUT, self.send(Method::GET, path, None, Bytes::new()))
+                .await
+                .with_context(|| format!("{} did not answer within 30 s", self.name()))??;
         let status = response.status();
         if !status.is_success() {
             let body = response.into_body().collect().await?.to_bytes();
@@ -98,7 +130,8 @@ impl Server {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        kind: Option<&str>,
+        body: Bytes,
     ) -> anyhow::Result<http::Response<Incoming>> {
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address))
             .await
@@ -116,15 +149,11 @@ impl Server {
             let value = format!("Bearer {token}");
             request = request.header(header::AUTHORIZATION, value);
         }
-        let bytes = match body {
-            Some(value) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Bytes::from(serde_json::to_vec(value)?)
-            }
-            None => Bytes::new(),
-        };
+        if let Some(kind) = kind {
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
         sender
-            .send_request(request.body(Full::new(bytes))?)
+            .send_request(request.body(Full::new(body))?)
             .await
             .with_context(|| format!("{} did not answer {path}", self.name()))
     }

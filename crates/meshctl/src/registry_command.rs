@@ -1,5 +1,8 @@
 //! `meshctl registry`: the Open Service Registry by its HTTP interface.
 
+use std::io::Write;
+use std::path::Path;
+
 use anyhow::{Context, bail};
 use http::Method;
 use http_body_util::BodyExt;
@@ -36,7 +39,11 @@ pub(crate) fn pilot(options: &PilotAddress) -> Server {
 
 /// The registry, with the token that the options name.
 fn registry(options: &RegistryAddress) -> anyhow::Result<Server> {
-    let token = match &options.token_file {
+    with_token(&options.pilot, options.token_file.as_deref())
+}
+
+fn with_token(address: &PilotAddress, file: Option<&Path>) -> anyhow::Result<Server> {
+    let token = match file {
         None => None,
         Some(file) => {
             let text = std::fs::read_to_string(file)
@@ -46,7 +53,7 @@ fn registry(options: &RegistryAddress) -> anyhow::Result<Server> {
     };
     Ok(Server {
         token,
-        ..pilot(&options.pilot)
+        ..pilot(address)
     })
 }
 
@@ -150,6 +157,25 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
             }
             output::write(&format!("deregistered {protocol}/{service} {id}\n"))
         }
+        RegistryCommand::Snapshot {
+            file,
+            pilot,
+            token_file,
+        } => {
+            let server = with_token(pilot, token_file.as_deref())?;
+            let bytes = save(&server, file).await?;
+            output::write(&format!("saved {bytes} bytes to {}\n", file.display()))
+        }
+        RegistryCommand::Restore {
+            file,
+            pilot,
+            token_file,
+        } => {
+            let server = with_token(pilot, token_file.as_deref())?;
+            let bytes = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
+            let answer = server.upload("/v1/snapshot", bytes).await?;
+            output::write(&format!("restored {} instances\n", answer["instances"]))
+        }
         RegistryCommand::Watch {
             selector,
             registry: address,
@@ -159,6 +185,26 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
             watch(&server, selector, &address.namespace, *output).await
         }
     }
+}
+
+/// Saves the registry to a file, which is there only when it is whole; tells its size.
+async fn save(server: &Server, file: &Path) -> anyhow::Result<u64> {
+    let context = || format!("{}", file.display());
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let mut new =
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(context)?;
+    let mut body = server.stream("/v1/snapshot").await?.into_data_stream();
+    let mut bytes = 0;
+    while let Some(data) = body.next().await {
+        let data = data.context("the snapshot broke off")?;
+        new.write_all(&data).with_context(context)?;
+        bytes += data.len() as u64;
+    }
+    new.as_file().sync_all().with_context(context)?;
+    new.persist(file).with_context(context)?;
+    Ok(bytes)
 }
 
 /// All instances at one moment: a watch that is ended when it has told what is there.

@@ -120,6 +120,9 @@ pub struct DiscoveryArgs {
     /// The Open Service Registry.
     #[command(flatten)]
     pub open_registry: OpenRegistryArgs,
+    /// Its store, where pilots share one.
+    #[command(flatten)]
+    pub registry_store: RegistryStoreArgs,
     /// Domain of Kubernetes' service names.
     #[arg(long, default_value = "cluster.local")]
     pub domain: String,
@@ -167,6 +170,45 @@ pub struct OpenRegistryArgs {
     /// Authorities of clients' certificates, in PEM; a client that shows one is who it says.
     #[arg(long = "registryTlsClientCa", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+}
+
+/// Flags of a store that several pilots share.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RegistryStoreArgs {
+    /// Keep what is registered in etcd, where other pilots find it: etcd://<host>:<port>[,...][/prefix], or etcds:// for TLS.
+    #[arg(long = "registryStore", value_name = "URL")]
+    pub url: Option<String>,
+    /// User of that etcd; the password is in --registryStorePasswordFile.
+    #[arg(
+        long = "registryStoreUser",
+        value_name = "NAME",
+        requires_all = ["url", "password_file"]
+    )]
+    pub user: Option<String>,
+    /// File of that password.
+    #[arg(
+        long = "registryStorePasswordFile",
+        value_name = "FILE",
+        requires = "user"
+    )]
+    pub password_file: Option<PathBuf>,
+    /// Authorities that may have signed that etcd's certificate, in PEM; the system's when absent.
+    #[arg(long = "registryStoreCaFile", value_name = "FILE", requires = "url")]
+    pub ca_file: Option<PathBuf>,
+    /// Pilot's certificate to that etcd, in PEM.
+    #[arg(
+        long = "registryStoreCertFile",
+        value_name = "FILE",
+        requires_all = ["url", "key_file"]
+    )]
+    pub cert_file: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(
+        long = "registryStoreKeyFile",
+        value_name = "FILE",
+        requires = "cert_file"
+    )]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Flags of `pilot validate`.

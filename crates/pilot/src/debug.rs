@@ -208,7 +208,7 @@ async fn endpointz(State(hub): State<Arc<Hub>>) -> Response {
     let mut all = Vec::new();
     for service in world.index.services.values() {
         for port in &service.ports {
-            let endpoints = world.endpoints_of(&service.id).iter();
+            let endpoints = world.endpoints_of(&service.id);
             let endpoints: Vec<Value> = endpoints
                 .filter_map(|endpoint| {
                     let number = endpoint.port(port)?;

@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use registry::kubernetes::Cluster;
 use registry::leader::{self, Election, LeaseObject};
-use registry::{HubOptions, Limits, Registry, Sync, SyncOptions};
+use registry::{Credentials, EtcdStore, HubOptions, Limits, Registry, Sync, SyncOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -62,7 +62,7 @@ impl Pilot {
         };
         mesh.domain.clone_from(&args.domain);
         let registry = match args.registries.contains(&RegistryName::Osr) {
-            true => Some(open_registry(args.registry_dir.as_deref())?),
+            true => Some(open_registry(args).await?),
             false => None,
         };
         if let Some(folder) = &args.config_dir
@@ -252,8 +252,27 @@ fn read_mesh_config(file: &Path) -> Result<MeshConfig> {
         .map_err(|error| anyhow::anyhow!("--meshConfig {}: {error}", file.display()))
 }
 
-fn open_registry(folder: Option<&Path>) -> Result<Registry> {
-    match folder {
+async fn open_registry(args: &DiscoveryArgs) -> Result<Registry> {
+    let shared = &args.registry_store;
+    if let Some(url) = &shared.url {
+        let mut store = EtcdStore::parse(url).map_err(|e| anyhow!("--registryStore {e}"))?;
+        store.login = shared.user.as_ref().map(|user| Credentials {
+            username: user.clone(),
+            password: None,
+            password_file: shared.password_file.clone(),
+        });
+        if let Some(tls) = &mut store.tls {
+            tls.ca_file.clone_from(&shared.ca_file);
+            tls.cert_file.clone_from(&shared.cert_file);
+            tls.key_file.clone_from(&shared.key_file);
+        } else if shared.ca_file.is_some() || shared.cert_file.is_some() {
+            anyhow::bail!("--registryStoreCaFile and --registryStoreCertFile need etcds://");
+        }
+        return Registry::open_shared(store, Limits::default())
+            .await
+            .context("--registryStore");
+    }
+    match &args.registry_dir {
         Some(folder) => {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("--registryDir {}", folder.display()))?;

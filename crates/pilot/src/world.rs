@@ -2,8 +2,10 @@
 //! one shares with it whatever did not change.
 
 mod build;
+mod endpoints;
 mod registered;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use crate::istio::{Labels, Object, ObjectId};
 use crate::protocol::Protocol;
 
 pub use build::build;
+pub use endpoints::{EndpointMap, Endpoints};
 pub use registered::{REGISTRY_NAMESPACE, Registered};
 
 /// All objects in force, by name.
@@ -32,7 +35,7 @@ pub struct World {
     /// Everything but endpoints.
     pub index: Arc<Index>,
     /// Endpoints by service.
-    pub endpoints: HashMap<ServiceId, Arc<[Endpoint]>>,
+    pub endpoints: EndpointMap,
     /// Labels of proxies by their address: what was registered through a proxy has the proxy's labels.
     pub workloads: Arc<HashMap<String, Labels>>,
 }
@@ -43,7 +46,7 @@ pub struct Index {
     /// By host and namespace.
     pub services: BTreeMap<ServiceId, Arc<Service>>,
     /// Endpoints that configuration gives, without those of the registry.
-    pub own_endpoints: HashMap<ServiceId, Arc<[Endpoint]>>,
+    pub own_endpoints: HashMap<ServiceId, Endpoints>,
     /// In order of their names.
     pub virtual_services: Vec<Rule<VirtualService>>,
     /// In order of their names.
@@ -239,8 +242,8 @@ impl World {
     }
 
     /// The endpoints of a service.
-    pub fn endpoints_of(&self, id: &ServiceId) -> &[Endpoint] {
-        self.endpoints.get(id).map_or(&[], |endpoints| endpoints)
+    pub fn endpoints_of(&self, id: &ServiceId) -> impl Iterator<Item = Cow<'_, Endpoint>> {
+        self.endpoints.get(id).into_iter().flat_map(Endpoints::iter)
     }
 }
 

@@ -3,7 +3,7 @@
 use base::FieldError;
 
 /// Why the registry refused or failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Something in the request is not well formed.
     #[error("{0}")]
@@ -26,6 +26,15 @@ pub enum Error {
     /// The disk failed: nothing of the command was done.
     #[error("the registry's store failed: {0}")]
     Store(String),
+    /// The store that the registry shares with others does not answer: whether the command was done is not known.
+    #[error("the registry's store cannot be reached: {0}")]
+    Unreachable(String),
+    /// This registry's store cannot do this.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// A snapshot can only be restored where nothing is registered.
+    #[error("the registry holds {0} instances; a snapshot is restored into an empty one only")]
+    NotEmpty(usize),
     /// The registry is being shut down.
     #[error("the registry is stopping")]
     Stopped,
@@ -61,6 +70,14 @@ pub enum OpenError {
         found: u64,
         /// The newest format known.
         known: u64,
+    },
+    /// The store that the registry shares with others does not answer, or refuses.
+    #[error("registry store etcd://{servers}: {reason}")]
+    Store {
+        /// Its servers.
+        servers: String,
+        /// What is wrong.
+        reason: String,
     },
     /// The writer's thread could not be started.
     #[error("the registry's thread: {0}")]

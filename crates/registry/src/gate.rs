@@ -30,6 +30,8 @@ pub(crate) enum Verb {
     CloseSession,
     PutInterface,
     DeleteInterface,
+    Save,
+    Restore,
 }
 
 impl Verb {
@@ -48,12 +50,14 @@ impl Verb {
             Verb::CloseSession => "closeSession",
             Verb::PutInterface => "putInterface",
             Verb::DeleteInterface => "deleteInterface",
+            Verb::Save => "save",
+            Verb::Restore => "restore",
         }
     }
 
     fn action(self) -> Action {
         match self {
-            Verb::List | Verb::Get | Verb::Watch | Verb::Status => Action::Read,
+            Verb::List | Verb::Get | Verb::Watch | Verb::Status | Verb::Save => Action::Read,
             _ => Action::Write,
         }
     }

@@ -62,7 +62,9 @@ fn status(error: Error) -> Status {
         Error::Forbidden(_) => Status::permission_denied(text),
         Error::NotFound(_) => Status::not_found(text),
         Error::TooMany(_) => Status::resource_exhausted(text),
-        Error::Overloaded(_) | Error::Stopped => Status::unavailable(text),
+        Error::Overloaded(_) | Error::Stopped | Error::Unreachable(_) => Status::unavailable(text),
+        Error::Unsupported(_) => Status::unimplemented(text),
+        Error::NotEmpty(_) => Status::failed_precondition(text),
         Error::Store(_) => Status::internal(text),
     }
 }

@@ -5,6 +5,7 @@ mod interfaces;
 mod problem;
 mod query;
 mod sessions;
+mod snapshot;
 mod view;
 mod watch;
 
@@ -60,6 +61,7 @@ impl Api {
                 get(sessions::show).delete(sessions::close),
             )
             .route("/v1/sessions/{session}/lease", put(sessions::renew))
+            .route("/v1/snapshot", get(snapshot::save).put(snapshot::restore))
             .route("/v1/status", get(status))
             .route("/v1/openapi.json", get(openapi))
             .route("/v1/registry.proto", get(proto));
@@ -397,7 +399,7 @@ async fn status(State(api): State<Api>, Asks(caller): Asks) -> Answer {
     let registry = &api.registry;
     json(
         StatusCode::OK,
-        &view::status(registry.store(), &registry.stats()),
+        &view::status(&registry.store(), &registry.stats()),
     )
 }
 

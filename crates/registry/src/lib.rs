@@ -33,6 +33,7 @@ mod hub;
 mod interfaces;
 pub mod kubernetes;
 pub mod leader;
+mod leases;
 mod limits;
 mod metadata;
 mod model;
@@ -48,6 +49,7 @@ mod registry_source;
 mod secret;
 mod services;
 mod sessions;
+mod snapshot;
 mod sofaregistry;
 mod source;
 mod state;
@@ -57,6 +59,7 @@ pub mod tls;
 mod tls_server;
 mod watch;
 mod web;
+mod words;
 
 pub use access::{Access, Action, Caller, Peer};
 pub use audit::{Audit, AuditOptions};
@@ -76,13 +79,14 @@ pub use model::{
     ServiceKey,
 };
 pub use namespace::{DEFAULT_NAMESPACE, Namespace};
-pub use osr::{Done, Registry, Stats};
+pub use osr::{Done, EtcdStore, Registry, Stats};
 pub use pattern::Pattern;
 pub use quota::{Quota, Quotas};
 pub use registry_source::{ConfigDuration, ProtectionSpec, RegistrySource};
 pub use secret::{Credentials, Secret};
 pub use services::{Service, Services};
 pub use sessions::{SessionClaim, SessionId, SessionState};
+pub use snapshot::SnapshotError;
 pub use source::{Link, LinkEnd, List, ORIGIN_MARK, Report, Skipped, Trouble, Wanted};
 pub use state::{Registered, Renewed};
 pub use sync::{

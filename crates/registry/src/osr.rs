@@ -1,13 +1,16 @@
 //! The registry as the rest of the program holds it. One thread owns state and file: it gathers what is waiting, writes it
 //! with one fsync, makes it visible and answers, so that an answer means "on disk".
 
+mod records;
+mod shared;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, OpenError};
 use crate::interfaces::{Interface, InterfaceKey, Interfaces};
@@ -38,6 +41,8 @@ pub struct Done<T> {
     pub result: T,
 }
 
+pub use shared::EtcdStore;
+
 type Answer<T> = oneshot::Sender<Result<Done<T>, Error>>;
 
 enum Command {
@@ -50,7 +55,50 @@ enum Command {
     CloseSession(SessionClaim, Answer<usize>),
     PutInterface(Box<Interface>, Answer<bool>),
     RemoveInterface(InterfaceKey, Answer<bool>),
+    Restore(Vec<Instance>, Answer<usize>),
     Close(oneshot::Sender<()>),
+}
+
+impl Command {
+    /// Answers that it is not done.
+    fn refuse(self, error: &Error) {
+        // One who does not wait for the answer any more does not need it.
+        match self {
+            Command::Register(_, _, answer) => drop(answer.send(Err(error.clone()))),
+            Command::OpenSession(_, _, answer)
+            | Command::GetSession(_, answer)
+            | Command::RenewSession(_, answer) => drop(answer.send(Err(error.clone()))),
+            Command::PutInterface(_, answer) | Command::RemoveInterface(_, answer) => {
+                drop(answer.send(Err(error.clone())));
+            }
+            Command::Renew(_, answer) => drop(answer.send(Err(error.clone()))),
+            Command::Deregister(_, answer)
+            | Command::CloseSession(_, answer)
+            | Command::Restore(_, answer) => {
+                drop(answer.send(Err(error.clone())));
+            }
+            Command::Close(closed) => drop(closed.send(())),
+        }
+    }
+}
+
+/// The way to whoever carries commands out.
+#[derive(Clone)]
+enum Commands {
+    Embedded(SyncSender<Command>),
+    Shared(mpsc::Sender<Command>),
+}
+
+impl Commands {
+    fn try_send(&self, command: Command) -> Result<(), TrySendError<Command>> {
+        match self {
+            Commands::Embedded(commands) => commands.try_send(command),
+            Commands::Shared(commands) => commands.try_send(command).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(command) => TrySendError::Full(command),
+                mpsc::error::TrySendError::Closed(command) => TrySendError::Disconnected(command),
+            }),
+        }
+    }
 }
 
 /// What an answer waits with for the commit.
@@ -58,6 +106,7 @@ enum Pending {
     Registered(Answer<Vec<Registered>>, Vec<Registered>),
     Renewed(Answer<Renewed>, Renewed),
     Deregistered(Answer<usize>, usize),
+    Restored(Answer<usize>, usize),
 }
 
 /// Counts since the start, and sizes.
@@ -102,7 +151,7 @@ fn add(counter: &AtomicU64, n: usize) {
 /// A handle on the registry; clones are the same registry, which ends with the last of them.
 #[derive(Clone)]
 pub struct Registry {
-    commands: SyncSender<Command>,
+    commands: Commands,
     published: Arc<Published>,
     interfaces: Arc<Interfaces>,
     counters: Arc<Counters>,
@@ -120,6 +169,26 @@ impl Registry {
         Registry::start(Store::memory(), limits)
     }
 
+    /// A registry whose instances are in etcd, where other registries put theirs. It knows them when this returns.
+    pub async fn open_shared(store: EtcdStore, limits: Limits) -> Result<Registry, OpenError> {
+        let counters = Arc::new(Counters::default());
+        let (commands, received) = mpsc::channel(QUEUE);
+        let (ready, opened) = oneshot::channel();
+        let (its_counters, its_limits) = (counters.clone(), limits.clone());
+        std::thread::Builder::new()
+            .name("registry".into())
+            .spawn(move || shared::run(store, its_limits, received, its_counters, ready))?;
+        let gone = || std::io::Error::other("it has ended");
+        let published = opened.await.unwrap_or_else(|_| Err(gone().into()))?;
+        Ok(Registry {
+            commands: Commands::Shared(commands),
+            published,
+            interfaces: Arc::new(Interfaces::of(Vec::new())),
+            counters,
+            limits,
+        })
+    }
+
     fn start(loaded: Loaded, limits: Limits) -> Result<Registry, OpenError> {
         let Loaded {
             store,
@@ -127,8 +196,9 @@ impl Registry {
             revision,
             instances,
             interfaces,
+            words,
         } = loaded;
-        let state = State::new(limits.clone(), revision, instances, Instant::now());
+        let state = State::new(limits.clone(), revision, instances, words, Instant::now());
         let interfaces = Arc::new(Interfaces::of(interfaces));
         let services = state.services().clone();
         let published = Arc::new(Published::new(
@@ -152,7 +222,7 @@ impl Registry {
             .name("registry".into())
             .spawn(move || writer.run())?;
         Ok(Registry {
-            commands,
+            commands: Commands::Embedded(commands),
             published,
             interfaces,
             counters,
@@ -241,6 +311,13 @@ impl Registry {
             .await
     }
 
+    /// Puts the instances of a snapshot in, all of them or none, if nothing is registered yet; tells how many they are. Their
+    /// leases begin anew.
+    pub(crate) async fn restore(&self, instances: Vec<Instance>) -> Result<Done<usize>, Error> {
+        self.command(|answer| Command::Restore(instances, answer))
+            .await
+    }
+
     async fn command<T>(
         &self,
         command: impl FnOnce(Answer<T>) -> Command,
@@ -271,8 +348,8 @@ impl Registry {
     }
 
     /// Names the registry's data: revisions of two stores cannot be compared.
-    pub fn store(&self) -> &str {
-        &self.published.store
+    pub fn store(&self) -> Arc<String> {
+        self.published.store()
     }
 
     /// What is taken.
@@ -312,6 +389,32 @@ impl Registry {
         }
         // An error says that the thread has ended by itself.
         let _ = closed.await;
+    }
+}
+
+/// Answers what was written, with the revision from which on it is visible.
+fn answer(counters: &Counters, pending: Pending, written: Result<u64, Error>) {
+    fn done<T>(result: T, written: Result<u64, Error>) -> Result<Done<T>, Error> {
+        written.map(|revision| Done { revision, result })
+    }
+    // One who does not wait for the answer any more does not need it.
+    match pending {
+        Pending::Registered(answer, registered) => {
+            add(&counters.registered, registered.len());
+            drop(answer.send(done(registered, written)));
+        }
+        Pending::Renewed(answer, renewed) => {
+            add(&counters.renewed, renewed.renewed);
+            drop(answer.send(done(renewed, written)));
+        }
+        Pending::Deregistered(answer, removed) => {
+            add(&counters.deregistered, removed);
+            drop(answer.send(done(removed, written)));
+        }
+        Pending::Restored(answer, restored) => {
+            add(&counters.registered, restored);
+            drop(answer.send(done(restored, written)));
+        }
     }
 }
 
@@ -418,6 +521,12 @@ impl Writer {
                     let removed = self.remove_interface(&key);
                     self.answer_now(answer, removed);
                 }
+                Command::Restore(instances, answer) => {
+                    match self.state.restore(&mut batch, instances) {
+                        Ok(restored) => pending.push(Pending::Restored(answer, restored)),
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
                 Command::Close(answer) => {
                     closed = Some(answer);
                     break;
@@ -427,9 +536,9 @@ impl Writer {
                 next = self.commands.try_recv().ok();
             }
         }
-        let written = self.write(batch).map_err(|lost| lost.why);
-        for answer in pending {
-            self.answer(answer, &written);
+        let written = self.write(batch).map_err(|lost| Error::Store(lost.why));
+        for pending in pending {
+            answer(&self.counters, pending, written.clone());
         }
         closed
     }
@@ -469,33 +578,6 @@ impl Writer {
             tracing::error!(%error, store = ?self.store, "registry write failed");
             Error::Store(error.to_string())
         })
-    }
-
-    fn answer(&self, pending: Pending, written: &Result<u64, String>) {
-        fn done<T>(result: T, written: &Result<u64, String>) -> Result<Done<T>, Error> {
-            match written {
-                Ok(revision) => Ok(Done {
-                    revision: *revision,
-                    result,
-                }),
-                Err(error) => Err(Error::Store(error.clone())),
-            }
-        }
-        // One who does not wait for the answer any more does not need it.
-        match pending {
-            Pending::Registered(answer, registered) => {
-                add(&self.counters.registered, registered.len());
-                drop(answer.send(done(registered, written)));
-            }
-            Pending::Renewed(answer, renewed) => {
-                add(&self.counters.renewed, renewed.renewed);
-                drop(answer.send(done(renewed, written)));
-            }
-            Pending::Deregistered(answer, removed) => {
-                add(&self.counters.deregistered, removed);
-                drop(answer.send(done(removed, written)));
-            }
-        }
     }
 
     /// Brings a batch to the disk and into sight, and returns the revision then.

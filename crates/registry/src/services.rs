@@ -165,6 +165,11 @@ impl Draft {
         }
     }
 
+    /// Instances of all services.
+    pub(crate) fn instances(&self) -> usize {
+        self.services.instances
+    }
+
     pub(crate) fn get(&self, reference: &InstanceRef) -> Option<&Arc<Instance>> {
         match self.touched.get(&reference.service) {
             None => self.services.instance(reference),

@@ -1,19 +1,20 @@
 //! The registry's logic without disk, threads or clocks: commands and the time go in, changes come out.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::FieldError;
 
 use crate::error::Error;
+use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::model::{Change, ChangeKind, Instance, InstanceRef, ServiceKey};
 use crate::namespace::Namespace;
 use crate::quota::SharedQuotas;
 use crate::services::{Draft, Services};
 use crate::sessions::{SessionClaim, SessionId, SessionState, Sessions};
+use crate::words::Words;
 
 /// What became of one instance of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub(crate) struct State {
     sessions: Sessions,
     counts: Arc<Counts>,
     quotas: SharedQuotas,
+    words: Words,
 }
 
 /// Services and instances of each namespace.
@@ -85,9 +87,30 @@ impl Batch {
         self.revision
     }
 
+    pub(crate) fn get(&self, reference: &InstanceRef) -> Option<&Arc<Instance>> {
+        self.draft.get(reference)
+    }
+
+    /// Takes an instance out at a revision of a store's; tells whether it was there.
+    pub(crate) fn take_out(
+        &mut self,
+        reference: &InstanceRef,
+        kind: ChangeKind,
+        revision: u64,
+    ) -> bool {
+        let Some(instance) = self.draft.get(reference).cloned() else {
+            return false;
+        };
+        self.change_at(kind, instance, revision);
+        true
+    }
+
     fn change(&mut self, kind: ChangeKind, instance: Arc<Instance>) {
-        self.revision += 1;
-        let revision = self.revision;
+        self.change_at(kind, instance, self.revision + 1);
+    }
+
+    fn change_at(&mut self, kind: ChangeKind, instance: Arc<Instance>, revision: u64) {
+        self.revision = revision;
         let reference = instance.reference();
         let before = self.draft.count(&instance.service).1;
         let (instance, previous) = match kind {
@@ -128,14 +151,15 @@ impl State {
     pub(crate) fn new(
         limits: Limits,
         revision: u64,
-        instances: Vec<Instance>,
+        instances: Vec<Arc<Instance>>,
+        words: Words,
         now: Instant,
     ) -> State {
         let mut draft = Draft::of(&Services::default());
-        let mut leases = Leases::default();
+        let mut leases = Leases::new(now);
         for instance in instances {
-            leases.start(instance.reference(), instance.ttl, now);
-            draft.put(Arc::new(instance));
+            leases.start(&instance, instance.ttl, now);
+            draft.put(instance);
         }
         let services = draft.finish(revision);
         let mut counts = Counts::new();
@@ -151,7 +175,21 @@ impl State {
             sessions: Sessions::default(),
             counts: Arc::new(counts),
             quotas: SharedQuotas::default(),
+            words,
         }
+    }
+
+    /// The state of a store that others write too and that ends leases itself.
+    pub(crate) fn following(
+        limits: Limits,
+        revision: u64,
+        instances: Vec<Arc<Instance>>,
+        words: Words,
+    ) -> State {
+        let now = Instant::now();
+        let mut state = State::new(limits, revision, instances, words, now);
+        state.leases = Leases::new(now);
+        state
     }
 
     /// The same with bounds for each namespace.
@@ -178,12 +216,16 @@ impl State {
     /// Makes a batch the state. Call it when the batch is on disk.
     pub(crate) fn commit(&mut self, batch: Batch, now: Instant) -> Vec<Change> {
         for change in &batch.changes {
-            if change.kind != ChangeKind::Put {
-                self.leases.end(&change.instance.reference());
-                self.sessions.leave(&change.instance);
-            }
-            if let Some(previous) = &change.previous {
-                self.sessions.leave(previous);
+            match (change.kind, &change.previous) {
+                (ChangeKind::Put, None) => {}
+                (ChangeKind::Put, Some(previous)) => {
+                    self.leases.end(previous);
+                    self.sessions.leave(previous);
+                }
+                _ => {
+                    self.leases.end(&change.instance);
+                    self.sessions.leave(&change.instance);
+                }
             }
         }
         for (reference, hold) in batch.started {
@@ -193,12 +235,12 @@ impl State {
             };
             match hold {
                 Hold::Session(id) if self.sessions.join(id, instance) => {
-                    self.leases.end(&reference);
+                    self.leases.end(instance);
                 }
                 Hold::Renewed if self.sessions.has(instance) => {}
                 Hold::Own | Hold::Session(_) | Hold::Renewed => {
                     self.sessions.leave(instance);
-                    self.leases.start(reference, instance.ttl, now);
+                    self.leases.start(instance, instance.ttl, now);
                 }
             }
         }
@@ -212,7 +254,7 @@ impl State {
 
     /// Puts instances in, each under a lease of its own; all of them or, with an error, none.
     pub(crate) fn register(
-        &self,
+        &mut self,
         batch: &mut Batch,
         instances: Vec<Instance>,
     ) -> Result<Vec<Registered>, Error> {
@@ -221,7 +263,7 @@ impl State {
 
     /// The same for instances that stay as long as a session does.
     pub(crate) fn register_in(
-        &self,
+        &mut self,
         batch: &mut Batch,
         session: &SessionClaim,
         mut instances: Vec<Instance>,
@@ -234,26 +276,12 @@ impl State {
     }
 
     fn put(
-        &self,
+        &mut self,
         batch: &mut Batch,
         instances: Vec<Instance>,
         hold: Hold,
     ) -> Result<Vec<Registered>, Error> {
-        self.check_batch(instances.len())?;
-        let mut checked = Vec::with_capacity(instances.len());
-        for (index, mut instance) in instances.into_iter().enumerate() {
-            if instance.id.is_empty() {
-                instance.id = instance.default_id().into();
-            }
-            let located = |e: FieldError| e.in_index(index).in_field("instances");
-            self.limits.check(&instance).map_err(located)?;
-            if let Some(service) = self.services.get(&instance.service) {
-                // One copy of the name for all instances of a service.
-                instance.service = service.key.clone();
-            }
-            checked.push(Arc::new(instance));
-        }
-        self.check_room(batch, &checked)?;
+        let checked = self.prepare(batch, instances)?;
         let mut registered = Vec::with_capacity(checked.len());
         for instance in checked {
             let reference = instance.reference();
@@ -270,6 +298,58 @@ impl State {
             }
         }
         Ok(registered)
+    }
+
+    /// Completes and checks what is to be put in.
+    pub(crate) fn prepare(
+        &mut self,
+        batch: &Batch,
+        instances: Vec<Instance>,
+    ) -> Result<Vec<Arc<Instance>>, Error> {
+        self.check_batch(instances.len())?;
+        let mut checked = Vec::with_capacity(instances.len());
+        for (index, mut instance) in instances.into_iter().enumerate() {
+            if instance.id.is_empty() {
+                instance.id = instance.default_id().into();
+            }
+            let located = |e: FieldError| e.in_index(index).in_field("instances");
+            self.limits.check(&instance).map_err(located)?;
+            self.words.share(&mut instance);
+            checked.push(Arc::new(instance));
+        }
+        self.check_room(batch, &checked)?;
+        Ok(checked)
+    }
+
+    /// Takes an instance as a store has it.
+    pub(crate) fn apply(&mut self, batch: &mut Batch, mut instance: Instance) {
+        let reference = instance.reference();
+        let before = batch.draft.get(&reference);
+        if before.is_some_and(|before| before.same_content(&instance)) {
+            return;
+        }
+        self.words.share(&mut instance);
+        let revision = instance.revision;
+        batch.change_at(ChangeKind::Put, Arc::new(instance), revision);
+    }
+
+    /// Puts the instances of a snapshot into an empty registry.
+    pub(crate) fn restore(
+        &mut self,
+        batch: &mut Batch,
+        instances: Vec<Instance>,
+    ) -> Result<usize, Error> {
+        let there = batch.draft.instances();
+        if there > 0 {
+            return Err(Error::NotEmpty(there));
+        }
+        let count = instances.len();
+        for mut instance in instances {
+            self.words.share(&mut instance);
+            batch.started.push((instance.reference(), Hold::Own));
+            batch.change(ChangeKind::Put, Arc::new(instance));
+        }
+        Ok(count)
     }
 
     /// Starts leases anew.
@@ -381,10 +461,8 @@ impl State {
 
     /// Takes out what was not renewed in time, at most `limit` instances.
     pub(crate) fn lapse(&mut self, batch: &mut Batch, now: Instant, limit: usize) {
-        for reference in self.leases.overdue(now, limit) {
-            if let Some(instance) = batch.draft.get(&reference).cloned() {
-                batch.change(ChangeKind::Lapsed, instance);
-            }
+        for instance in self.leases.overdue(now, limit) {
+            batch.change(ChangeKind::Lapsed, instance);
         }
         let room = limit.saturating_sub(batch.changes.len());
         for instance in self.sessions.overdue(now, room) {
@@ -395,8 +473,7 @@ impl State {
     /// Puts off what could not be taken out because the disk failed.
     pub(crate) fn put_off(&mut self, changes: &[Change], now: Instant, by: Duration) {
         for change in changes {
-            self.leases
-                .start(change.instance.reference(), Some(by), now);
+            self.leases.start(&change.instance, Some(by), now);
         }
     }
 
@@ -478,76 +555,6 @@ impl State {
 
 fn no_session() -> Error {
     Error::NotFound("there is no such session: open one and register everything again".to_owned())
-}
-
-/// When each lease ends. The heap has one entry for a lease; a renewal only moves `deadlines`, and the entry is put
-/// back when its time comes.
-#[derive(Default)]
-struct Leases {
-    deadlines: HashMap<InstanceRef, Lease>,
-    heap: BinaryHeap<Reverse<(Instant, InstanceRef)>>,
-}
-
-struct Lease {
-    deadline: Instant,
-    /// Time of its entry in the heap: an entry of another time is left over from an earlier life of the id.
-    queued: Instant,
-}
-
-impl Leases {
-    fn start(&mut self, reference: InstanceRef, ttl: Option<Duration>, now: Instant) {
-        let Some(ttl) = ttl else {
-            self.deadlines.remove(&reference);
-            return;
-        };
-        let deadline = now + ttl;
-        match self.deadlines.get_mut(&reference) {
-            // A shorter lease than before needs an earlier entry.
-            Some(lease) if lease.queued <= deadline => lease.deadline = deadline,
-            _ => {
-                let queued = deadline;
-                self.deadlines
-                    .insert(reference.clone(), Lease { deadline, queued });
-                self.heap.push(Reverse((queued, reference)));
-            }
-        }
-    }
-
-    fn end(&mut self, reference: &InstanceRef) {
-        self.deadlines.remove(reference);
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
-    }
-
-    /// Ends the leases that are over.
-    fn overdue(&mut self, now: Instant, limit: usize) -> Vec<InstanceRef> {
-        let mut overdue = Vec::new();
-        while overdue.len() < limit {
-            match self.heap.peek() {
-                Some(Reverse((at, _))) if *at <= now => {}
-                _ => break,
-            }
-            let Some(Reverse((at, reference))) = self.heap.pop() else {
-                break;
-            };
-            let Some(lease) = self.deadlines.get_mut(&reference) else {
-                continue;
-            };
-            if lease.queued != at {
-                continue;
-            }
-            if lease.deadline > now {
-                lease.queued = lease.deadline;
-                self.heap.push(Reverse((lease.queued, reference)));
-                continue;
-            }
-            self.deadlines.remove(&reference);
-            overdue.push(reference);
-        }
-        overdue
-    }
 }
 
 #[cfg(test)]

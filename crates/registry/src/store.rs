@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use api::mesh::registry::v1 as pb;
 use prost::Message;
@@ -13,6 +14,8 @@ use crate::error::OpenError;
 use crate::interfaces::{Interface, InterfaceKey};
 use crate::limits::Limits;
 use crate::model::{Change, ChangeKind, Instance, InstanceRef, ServiceKey};
+use crate::namespace::Namespace;
+use crate::words::Words;
 
 /// Key: namespace unless it is the default one, protocol, name and id with a zero byte between them. Value: `mesh.registry.v1.Instance`.
 const INSTANCES: TableDefinition<&str, &[u8]> = TableDefinition::new("instances");
@@ -40,8 +43,9 @@ pub(crate) struct Loaded {
     /// Drawn when the store was made; tells its revisions from those of another.
     pub(crate) id: u64,
     pub(crate) revision: u64,
-    pub(crate) instances: Vec<Instance>,
+    pub(crate) instances: Vec<Arc<Instance>>,
     pub(crate) interfaces: Vec<Interface>,
+    pub(crate) words: Words,
 }
 
 impl fmt::Debug for Store {
@@ -61,6 +65,7 @@ impl Store {
             revision: 0,
             instances: Vec::new(),
             interfaces: Vec::new(),
+            words: Words::default(),
         }
     }
 
@@ -77,7 +82,7 @@ impl Store {
         builder.set_cache_size(CACHE_BYTES);
         let database = builder.create(path).map_err(|e| failed(e.into()))?;
         let (id, revision) = prepare(&database, path)?.map_err(failed)?;
-        let instances = load(&database, path)?;
+        let (instances, words) = load(&database, path)?;
         let interfaces = load_interfaces(&database, path)?;
         let path = path.to_owned();
         Ok(Loaded {
@@ -86,6 +91,7 @@ impl Store {
             revision,
             instances,
             interfaces,
+            words,
         })
     }
 
@@ -216,7 +222,7 @@ fn prepare(database: &Database, path: &Path) -> Result<Result<(u64, u64), redb::
     }
 }
 
-fn load(database: &Database, path: &Path) -> Result<Vec<Instance>, OpenError> {
+fn load(database: &Database, path: &Path) -> Result<(Vec<Arc<Instance>>, Words), OpenError> {
     let failed = |source: redb::Error| OpenError::Database {
         path: path.display().to_string(),
         source: Box::new(source),
@@ -230,22 +236,38 @@ fn load(database: &Database, path: &Path) -> Result<Vec<Instance>, OpenError> {
     let table = transaction
         .open_table(INSTANCES)
         .map_err(|e| failed(e.into()))?;
-    let mut instances = Vec::new();
+    let (mut instances, mut words) = (Vec::new(), Words::default());
     for entry in table.iter().map_err(|e| failed(e.into()))? {
         let (key, value) = entry.map_err(|e| failed(e.into()))?;
         let message =
             pb::Instance::decode(value.value()).map_err(|e| broken(key.value(), e.to_string()))?;
-        let instance = instance_from(message).map_err(|e| broken(key.value(), e.to_string()))?;
-        instances.push(instance);
+        let mut instance =
+            instance_from(message).map_err(|e| broken(key.value(), e.to_string()))?;
+        words.share(&mut instance);
+        instances.push(Arc::new(instance));
     }
-    Ok(instances)
+    Ok((instances, words))
 }
 
-fn key_of(reference: &InstanceRef) -> String {
+/// The key of an instance's record.
+pub(crate) fn key_of(reference: &InstanceRef) -> String {
     let InstanceRef { service, id } = reference;
     let key = [&service.protocol, "\0", &service.name, "\0", id].concat();
     match service.namespace.is_default() {
         true => key,
         false => [service.namespace.as_str(), "\0", &key].concat(),
+    }
+}
+
+/// The instance that a record's key is of.
+pub(crate) fn reference_of(key: &str) -> Option<InstanceRef> {
+    let parts: Vec<&str> = key.split('\0').collect();
+    match parts.as_slice() {
+        [protocol, name, id] => Some(InstanceRef::new(protocol, name, id)),
+        [namespace, protocol, name, id] => Some(InstanceRef {
+            service: ServiceKey::within(Namespace::new(namespace), protocol, name),
+            id: (*id).into(),
+        }),
+        _ => None,
     }
 }

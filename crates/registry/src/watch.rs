@@ -45,7 +45,8 @@ pub enum Event {
 /// The registry as readers see it.
 pub(crate) struct Published {
     pub(crate) services: ArcSwap<Services>,
-    pub(crate) store: String,
+    /// Names the data; see `store`.
+    store: ArcSwap<String>,
     feed: Mutex<Feed>,
     watchers: AtomicUsize,
     watchers_limit: usize,
@@ -66,14 +67,8 @@ impl Published {
     pub(crate) fn new(services: Services, store: String, watchers_limit: usize) -> Published {
         Published {
             services: ArcSwap::from_pointee(services),
-            store,
-            feed: Mutex::new(Feed {
-                history: VecDeque::new(),
-                remembered: 0,
-                all: broadcast::Sender::new(BUFFER),
-                by_service: HashMap::new(),
-                by_namespace: HashMap::new(),
-            }),
+            store: ArcSwap::from_pointee(store),
+            feed: Mutex::new(Feed::new()),
             watchers: AtomicUsize::new(0),
             watchers_limit,
             quotas: SharedQuotas::default(),
@@ -87,6 +82,24 @@ impl Published {
 
     pub(crate) fn watchers(&self) -> usize {
         self.watchers.load(Ordering::Relaxed)
+    }
+
+    /// Names the data that the revisions are of.
+    pub(crate) fn store(&self) -> Arc<String> {
+        self.store.load_full()
+    }
+
+    /// Makes a picture visible that has nothing to do with what was told so far: all watchers begin anew.
+    pub(crate) fn reset(&self, store: String, services: Services) {
+        let mut feed = self.feed();
+        self.store.store(Arc::new(store));
+        self.services.store(Arc::new(services));
+        // The receivers of the former feed hear that it has ended; those who watch stay counted.
+        let by_namespace = std::mem::take(&mut feed.by_namespace);
+        *feed = Feed {
+            by_namespace,
+            ..Feed::new()
+        };
     }
 
     /// Makes a commit visible: first to those who look, then to those who wait.
@@ -124,11 +137,11 @@ impl Published {
                 since
                     .store
                     .as_ref()
-                    .is_none_or(|store| *store == self.store)
+                    .is_none_or(|store| *store == *self.store())
             })
             .and_then(|since| feed.since(since.revision, services.revision));
         drop(feed);
-        let revision = services.revision;
+        let (revision, store) = (services.revision, self.store());
         let first = match missed {
             None => Event::Reset(services),
             Some(changes) => Event::Changes(
@@ -142,6 +155,7 @@ impl Published {
             published: self.clone(),
             receiver,
             selector,
+            store,
             revision,
             first: Some(first),
         })
@@ -149,6 +163,16 @@ impl Published {
 }
 
 impl Feed {
+    fn new() -> Feed {
+        Feed {
+            history: VecDeque::new(),
+            remembered: 0,
+            all: broadcast::Sender::new(BUFFER),
+            by_service: HashMap::new(),
+            by_namespace: HashMap::new(),
+        }
+    }
+
     /// Counts one more watcher of a namespace, if it may have one.
     fn count(&mut self, namespace: &Namespace, quotas: &SharedQuotas) -> Result<(), Error> {
         let watchers = self.by_namespace.get(namespace).copied().unwrap_or(0);
@@ -239,6 +263,7 @@ pub struct Watch {
     published: Arc<Published>,
     receiver: broadcast::Receiver<Commit>,
     selector: Selector,
+    store: Arc<String>,
     revision: u64,
     first: Option<Event>,
 }
@@ -262,9 +287,20 @@ impl Watch {
                     self.revision = services.revision;
                     return Some(Event::Reset(services));
                 }
-                Err(broadcast::error::RecvError::Closed) => return None,
+                Err(broadcast::error::RecvError::Closed) => return Some(self.begin_anew()),
             }
         }
+    }
+
+    /// Takes a place in the feed that has replaced the one that ended.
+    fn begin_anew(&mut self) -> Event {
+        let mut feed = self.published.feed();
+        self.receiver = feed.receiver(&self.selector);
+        let services = self.published.services.load_full();
+        self.store = self.published.store();
+        drop(feed);
+        self.revision = services.revision;
+        Event::Reset(services)
     }
 
     /// What is new in a commit. A full list may be ahead of the buffer.
@@ -283,7 +319,7 @@ impl Watch {
     pub fn revision(&mut self) -> u64 {
         // Under the lock no commit is between being visible and being sent.
         let feed = self.published.feed();
-        if self.first.is_none() && self.receiver.is_empty() {
+        if self.first.is_none() && self.receiver.is_empty() && !self.receiver.is_closed() {
             self.revision = self.revision.max(self.published.services.load().revision);
         }
         drop(feed);
@@ -292,7 +328,7 @@ impl Watch {
 
     /// Names the data that the revisions are of.
     pub fn store(&self) -> &str {
-        &self.published.store
+        &self.store
     }
 
     /// What is watched.

@@ -87,7 +87,7 @@ pub(crate) async fn ask(
             Ok(n) => response.extend_from_slice(&chunk[..n]),
         }
     }
-    let response = String::from_utf8(response).expect("text");
+    let response = String::from_utf8_lossy(&response).into_owned();
     let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
     let status = head
         .split(' ')

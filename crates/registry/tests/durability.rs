@@ -148,7 +148,7 @@ async fn a_closed_registry_opens_again_as_it_was() {
         .await
         .expect("a removal");
     let before = registry.snapshot();
-    let store = registry.store().to_owned();
+    let store = registry.store();
     assert!(
         Registry::open(&path, Limits::default()).is_err(),
         "one file, two registries"

@@ -175,7 +175,7 @@ async fn a_watch_resumes_where_it_was() -> Result<(), Error> {
         .revision;
     client.deregister("bolt", "s", "a").await?;
     let mut watch = client
-        .watch(&Filter::default(), Some((revision, registry.store())))
+        .watch(&Filter::default(), Some((revision, &registry.store())))
         .await?;
     let missed = next(&mut watch).await;
     assert_eq!(
@@ -183,7 +183,10 @@ async fn a_watch_resumes_where_it_was() -> Result<(), Error> {
         (EventKind::Deregistered, revision + 1)
     );
     // Revisions of another store say nothing, and neither do those of the future.
-    for (since, store) in [(revision, "another"), (revision + 100, registry.store())] {
+    for (since, store) in [
+        (revision, "another"),
+        (revision + 100, registry.store().as_str()),
+    ] {
         let mut watch = client
             .watch(&Filter::default(), Some((since, store)))
             .await?;

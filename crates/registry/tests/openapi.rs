@@ -117,11 +117,12 @@ fn check(document: &Value, operation: &str, answer: &(u16, String, String)) {
 }
 
 /// Paths that are in no namespace.
-const BARE: [&str; 7] = [
+const BARE: [&str; 8] = [
     "/v1/namespaces",
     "/v1/sessions",
     "/v1/sessions/{session}",
     "/v1/sessions/{session}/lease",
+    "/v1/snapshot",
     "/v1/status",
     "/v1/openapi.json",
     "/v1/registry.proto",
@@ -386,6 +387,8 @@ async fn every_operation_answers_as_it_is_described() {
             "",
             200,
         ),
+        ("get /v1/snapshot".to_owned(), "/v1/snapshot", "", 200),
+        ("put /v1/snapshot".to_owned(), "/v1/snapshot", "{}", 400),
         ("get /v1/status".to_owned(), "/v1/status", "", 200),
         (
             "get /v1/openapi.json".to_owned(),

@@ -352,7 +352,7 @@ async fn what_a_restart_leaves() {
     assert!(registry.put_interface(parsed).await.expect("an answer"));
     let since = Since {
         revision: done.revision,
-        store: Some(registry.store().to_owned()),
+        store: Some(registry.store().to_string()),
     };
     registry.close().await;
 

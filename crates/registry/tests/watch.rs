@@ -179,7 +179,7 @@ async fn serves_grpc() {
         .expect("a message")
         .expect("an open watch");
     assert!(first.reset);
-    assert_eq!(first.store, registry.store());
+    assert_eq!(first.store, *registry.store());
     let lapsed = if first.synced && first.changes.is_empty() {
         None
     } else {

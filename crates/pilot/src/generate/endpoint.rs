@@ -44,7 +44,7 @@ pub(super) fn resources(
             world.endpoints.get(&assignment.service),
             before.endpoints.get(&assignment.service),
         ) {
-            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (Some(new), Some(old)) => new.is_same(old),
             (None, None) => true,
             _ => false,
         };
@@ -70,9 +70,9 @@ pub(super) fn resources(
 
 /// The endpoints of one cluster, by locality.
 pub(super) fn load_assignment(world: &World, assignment: &Assignment) -> ClusterLoadAssignment {
-    let mut localities: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
+    let mut localities: BTreeMap<Arc<str>, Vec<LbEndpoint>> = BTreeMap::new();
     for endpoint in world.endpoints_of(&assignment.service) {
-        if !world.selects(&assignment.labels, endpoint) {
+        if !world.selects(&assignment.labels, &endpoint) {
             continue;
         }
         if endpoint.address.starts_with("unix://") && !assignment.unix_sockets {
@@ -82,7 +82,7 @@ pub(super) fn load_assignment(world: &World, assignment: &Assignment) -> Cluster
             continue;
         };
         localities
-            .entry(&endpoint.locality)
+            .entry(endpoint.locality.clone())
             .or_default()
             .push(LbEndpoint {
                 health_status: if endpoint.healthy {
@@ -91,14 +91,14 @@ pub(super) fn load_assignment(world: &World, assignment: &Assignment) -> Cluster
                     core::HealthStatus::Unhealthy as i32
                 },
                 load_balancing_weight: Some(endpoint.weight),
-                metadata: endpoint_metadata(endpoint, &assignment.labels),
+                metadata: endpoint_metadata(&endpoint, &assignment.labels),
                 ..lb_endpoint(address(&endpoint.address, port))
             });
     }
     let endpoints = localities
         .into_iter()
         .map(|(name, lb_endpoints)| LocalityLbEndpoints {
-            locality: Some(locality(name)),
+            locality: Some(locality(&name)),
             load_balancing_weight: Some(
                 lb_endpoints
                     .iter()

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::Generated;
 use crate::istio::document;
 use crate::istio::mesh_config::MeshConfig;
 use crate::proxy::{Client, Interception, Proxy};
-use crate::world::{Config, Registered, World, build};
+use crate::world::{Config, Endpoints, Registered, World, build};
 
 /// Objects of a YAML text; all must be valid.
 fn config(yaml: &str) -> Config {
@@ -503,8 +504,10 @@ fn a_change_of_endpoints_shares_all_that_did_not_change() {
     let before = world(config(&format!("{SIDECAR}{SHOP}")), &Registered::default());
     let generated = Generated::new(before.clone(), mosn.class(&before.index, "istio-system"));
     let mut next = (*before).clone();
-    let id = before.endpoints.keys().next().expect("a service").clone();
-    let fewer: Arc<[_]> = before.endpoints[&id].iter().take(1).cloned().collect();
+    let mut services = before.index.services.keys();
+    let id = services.next().expect("a service").clone();
+    let fewer = before.endpoints_of(&id).take(1);
+    let fewer = Endpoints::own(fewer.map(Cow::into_owned).collect());
     next.endpoints.insert(id, fewer);
     let after = generated.with_endpoints(Arc::new(next));
     assert!(Arc::ptr_eq(

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::endpoints::Joined;
 use super::{
-    Config, Endpoint, EndpointPorts, Index, REGISTRY_NAMESPACE, Registered, Rule, Service,
-    ServiceId, ServicePort, Source, Visibility, World,
+    Config, Endpoint, EndpointMap, EndpointPorts, Endpoints, Index, REGISTRY_NAMESPACE, Registered,
+    Rule, Service, ServiceId, ServicePort, Source, Visibility, World,
 };
 use crate::hosts;
 use crate::istio::mesh_config::MeshConfig;
@@ -30,11 +31,11 @@ pub fn build(
     for (id, protocols) in registered.hosts() {
         add_registered(id, &protocols, &mut services);
     }
-    let own_endpoints: HashMap<ServiceId, Arc<[Endpoint]>> = endpoints
+    let own_endpoints: HashMap<ServiceId, Endpoints> = endpoints
         .into_iter()
-        .map(|(id, endpoints)| (id, endpoints.into()))
+        .map(|(id, endpoints)| (id, Endpoints::own(endpoints)))
         .collect();
-    let mut endpoints = own_endpoints.clone();
+    let mut endpoints: EndpointMap = own_endpoints.clone().into_iter().collect();
     for service in services.values() {
         join_registered(service, registered, &mut endpoints);
     }
@@ -82,7 +83,7 @@ impl World {
 
 fn index(
     services: BTreeMap<ServiceId, Arc<Service>>,
-    own_endpoints: HashMap<ServiceId, Arc<[Endpoint]>>,
+    own_endpoints: HashMap<ServiceId, Endpoints>,
     config: Arc<Config>,
     mesh: &MeshConfig,
 ) -> Index {
@@ -352,11 +353,7 @@ fn add_registered(
 }
 
 /// Adds the registry's endpoints to those that configuration gives. A registered endpoint serves the ports of its protocol.
-fn join_registered(
-    service: &Service,
-    registered: &Registered,
-    endpoints: &mut HashMap<ServiceId, Arc<[Endpoint]>>,
-) {
+fn join_registered(service: &Service, registered: &Registered, endpoints: &mut EndpointMap) {
     if service.resolution != Resolution::Static {
         return;
     }
@@ -369,28 +366,20 @@ fn join_registered(
         true => &service.id,
         false => &of_all,
     };
-    let mut joined: Vec<Endpoint> = Vec::new();
-    for endpoint in registered.endpoints(id) {
-        let EndpointPorts::Only(protocol, number) = &endpoint.ports else {
-            continue;
-        };
-        let protocol = Protocol::parse(protocol).unwrap_or(Protocol::Tcp);
-        for port in service
-            .ports
-            .iter()
-            .filter(|port| port.protocol == protocol)
-        {
-            joined.push(Endpoint {
-                ports: EndpointPorts::Only(port.name.clone(), *number),
-                ..endpoint.clone()
+    let mut joined = Vec::new();
+    for (protocol, registered) in registered.services(id) {
+        let ports = service.ports.iter();
+        for port in ports.filter(|port| port.protocol == protocol) {
+            joined.push(Joined {
+                port: port.name.clone(),
+                protocol,
+                service: registered.clone(),
             });
         }
     }
     if joined.is_empty() {
         return;
     }
-    if let Some(own) = endpoints.get(&service.id) {
-        joined.splice(0..0, own.iter().cloned());
-    }
-    endpoints.insert(service.id.clone(), joined.into());
+    let own = endpoints.get(&service.id).cloned().unwrap_or_default();
+    endpoints.insert(service.id.clone(), own.join(joined));
 }

@@ -1,14 +1,12 @@
 //! Services of the embedded registry in the form of the world.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use registry::{Event, Instance, Namespace, ServiceKey, Services};
+use registry::{Event, Namespace, Service, ServiceKey, Services};
 
-use super::{Endpoint, EndpointPorts, RpcInstance, ServiceId};
-use crate::istio::Labels;
+use super::{ServiceId, endpoints};
 use crate::protocol::Protocol;
 
 /// The namespace whose registered services the whole mesh sees; those of others only their own proxies see.
@@ -29,8 +27,8 @@ pub struct Registered {
 /// One host: an interface or an HTTP service.
 #[derive(Debug, Default)]
 struct Host {
-    /// Endpoints by protocol. A protocol once seen stays while the host does.
-    protocols: BTreeMap<Protocol, Vec<Endpoint>>,
+    /// Services by protocol. A protocol once seen stays while the host does.
+    protocols: BTreeMap<Protocol, Vec<Arc<Service>>>,
     empty_since: Option<Instant>,
 }
 
@@ -80,7 +78,8 @@ impl Registered {
         now: Instant,
         change: &mut RegistryChange,
     ) {
-        let mut fresh: BTreeMap<Protocol, Vec<Endpoint>> = BTreeMap::new();
+        let mut fresh: BTreeMap<Protocol, Vec<Arc<Service>>> = BTreeMap::new();
+        let mut is_empty = true;
         let prefix = match &*id.namespace {
             REGISTRY_NAMESPACE => format!("{} ", id.host),
             namespace => format!("{namespace}:{} ", id.host),
@@ -106,12 +105,11 @@ impl Registered {
             else {
                 continue;
             };
-            let protocol = protocol_of(word);
-            let endpoints = fresh.entry(protocol).or_default();
+            let of_protocol = fresh.entry(protocol_of(word)).or_default();
+            of_protocol.push(service.clone());
             for instance in service.instances.iter() {
-                match endpoint(instance, protocol) {
-                    Ok(Some(endpoint)) => endpoints.push(endpoint),
-                    Ok(None) => {}
+                match endpoints::check(instance) {
+                    Ok(serves) => is_empty &= !serves,
                     Err(reason) => {
                         self.skipped
                             .insert(format!("{prefix}{word} {}", instance.id), reason);
@@ -119,7 +117,6 @@ impl Registered {
                 }
             }
         }
-        let is_empty = fresh.values().all(Vec::is_empty);
         if is_empty && !self.hosts.contains_key(id) && fresh.is_empty() {
             return;
         }
@@ -134,8 +131,13 @@ impl Registered {
             change.services = true;
         }
         host.empty_since = is_empty.then(|| host.empty_since.unwrap_or(now));
-        if host.protocols != fresh {
-            host.protocols = fresh;
+        let before = std::mem::replace(&mut host.protocols, fresh);
+        let same = before.len() == host.protocols.len()
+            && before
+                .values()
+                .zip(host.protocols.values())
+                .all(|(before, now)| are_same(before, now));
+        if !same {
             change.hosts.push(id.host.clone());
         }
     }
@@ -166,12 +168,14 @@ impl Registered {
         self.hosts.contains_key(id)
     }
 
-    /// The endpoints of a host in a namespace, of all its protocols.
-    pub fn endpoints(&self, id: &ServiceId) -> impl Iterator<Item = &Endpoint> {
-        self.hosts
-            .get(id)
-            .into_iter()
-            .flat_map(|host| host.protocols.values().flatten())
+    /// The services of a host in a namespace, with their protocols.
+    pub(super) fn services(
+        &self,
+        id: &ServiceId,
+    ) -> impl Iterator<Item = (Protocol, &Arc<Service>)> {
+        let protocols = self.hosts.get(id).into_iter();
+        let protocols = protocols.flat_map(|host| host.protocols.iter());
+        protocols.flat_map(|(protocol, services)| services.iter().map(|s| (*protocol, s)))
     }
 }
 
@@ -182,50 +186,23 @@ fn service_id(key: &ServiceKey) -> ServiceId {
     }
 }
 
+/// Whether services are the same to proxies.
+fn are_same(before: &[Arc<Service>], now: &[Arc<Service>]) -> bool {
+    let same = |(before, now): (&Arc<Service>, &Arc<Service>)| {
+        Arc::ptr_eq(before, now)
+            || before.instances.len() == now.instances.len()
+                && before
+                    .instances
+                    .iter()
+                    .zip(now.instances.iter())
+                    .all(|(a, b)| Arc::ptr_eq(a, b) || endpoints::is_same(a, b))
+    };
+    before.len() == now.len() && before.iter().zip(now).all(same)
+}
+
 fn protocol_of(word: &str) -> Protocol {
     match word {
         "rest" | "springcloud" => Protocol::Http,
         word => Protocol::parse(word).unwrap_or(Protocol::Tcp),
     }
-}
-
-/// `None` for an instance that wants no calls.
-fn endpoint(instance: &Instance, protocol: Protocol) -> Result<Option<Endpoint>, String> {
-    if instance.weight == 0 {
-        return Ok(None);
-    }
-    if instance.address.parse::<IpAddr>().is_err() {
-        return Err(format!("`{}` is no IP address", instance.address));
-    }
-    if instance.port == 0 {
-        return Err("has no port".to_owned());
-    }
-    // What the registrar says of the instance comes before what its interface says: `version: v2` of a workload is
-    // what subsets mean, whatever the interface's version.
-    let mut labels: Labels = instance
-        .metadata
-        .iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
-    for (key, value) in [("version", &instance.version), ("group", &instance.group)] {
-        if !value.is_empty() {
-            labels
-                .entry(key.to_owned())
-                .or_insert_with(|| value.to_string());
-        }
-    }
-    let rpc = protocol.is_rpc().then(|| RpcInstance {
-        version: instance.version.clone(),
-        group: instance.group.clone(),
-    });
-    Ok(Some(Endpoint {
-        address: instance.address.clone(),
-        ports: EndpointPorts::Only(protocol.as_str().into(), instance.port),
-        labels,
-        weight: instance.weight,
-        locality: "".into(),
-        healthy: instance.healthy,
-        rpc,
-        workload: "".into(),
-    }))
 }

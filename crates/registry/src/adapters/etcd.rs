@@ -1,7 +1,7 @@
 //! etcd (v3) as a registry in Dubbo's layout: read by ranges and one watch a root, written below a lease that is kept alive.
 
-mod client;
-mod messages;
+pub(crate) mod client;
+pub(crate) mod messages;
 mod read;
 mod write;
 

@@ -89,6 +89,17 @@ impl Problem {
                 "stopping",
                 error.to_string(),
             ),
+            Error::Unsupported(message) => {
+                Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", *message)
+            }
+            Error::NotEmpty(_) => {
+                Problem::new(StatusCode::CONFLICT, "not_empty", error.to_string())
+            }
+            Error::Unreachable(_) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store_unreachable",
+                error.to_string(),
+            ),
             Error::Store(_) => Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "store_failed",

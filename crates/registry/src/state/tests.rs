@@ -72,7 +72,7 @@ proptest! {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut now = 0;
-        let mut state = State::new(Limits::default(), 7, Vec::new(), start);
+        let mut state = State::new(Limits::default(), 7, Vec::new(), Words::default(), start);
         let mut model = Model::default();
         let mut batch = state.batch();
         let mut next = model.clone();
@@ -139,7 +139,7 @@ proptest! {
 #[test]
 fn counts_a_revision_for_each_change_and_none_for_a_repetition() {
     let now = Instant::now();
-    let mut state = State::new(Limits::default(), 0, Vec::new(), now);
+    let mut state = State::new(Limits::default(), 0, Vec::new(), Words::default(), now);
     let mut batch = state.batch();
     let two = vec![instance(0, 0, 1, Some(5)), instance(0, 1, 1, Some(5))];
     assert!(state.register(&mut batch, two.clone()).is_ok());
@@ -171,7 +171,7 @@ fn refuses_a_registration_whole() {
         instances_per_service: 2,
         ..Limits::default()
     };
-    let state = State::new(limits, 0, Vec::new(), now);
+    let mut state = State::new(limits, 0, Vec::new(), Words::default(), now);
     let mut batch = state.batch();
     let mut wrong = instance(0, 1, 1, None);
     wrong.port = 0;

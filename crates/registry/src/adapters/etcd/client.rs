@@ -14,7 +14,7 @@ use tonic_prost::ProstCodec;
 use super::messages::{
     AuthenticateRequest, AuthenticateResponse, DeleteRangeRequest, Done, LeaseGrantRequest,
     LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
-    RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    RangeResponse, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::secret::Credentials;
 use crate::source::Trouble;
@@ -31,17 +31,17 @@ const MESSAGE_BYTES: usize = 64 << 20;
 
 /// Why there is no answer (any longer).
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) trouble: Trouble,
-    pub(super) reason: String,
+pub(crate) struct Failure {
+    pub(crate) trouble: Trouble,
+    pub(crate) reason: String,
     /// The server no longer has what was asked for: a revision, a lease.
-    pub(super) is_gone: bool,
+    pub(crate) is_gone: bool,
     /// The user may not do this; it may do other things.
-    pub(super) is_denied: bool,
+    pub(crate) is_denied: bool,
 }
 
 impl Failure {
-    pub(super) fn new(trouble: Trouble, reason: impl Into<String>) -> Failure {
+    pub(crate) fn new(trouble: Trouble, reason: impl Into<String>) -> Failure {
         Failure {
             trouble,
             reason: reason.into(),
@@ -74,13 +74,13 @@ impl Failure {
 
 /// One connection; clones share it.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(crate) struct Client {
     channel: Channel,
     token: Option<MetadataValue<Ascii>>,
 }
 
 impl Client {
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         server: &str,
         login: Option<&Credentials>,
         tls: Option<&ClientTls>,
@@ -167,16 +167,16 @@ impl Client {
             .unwrap_or(Err(late))
     }
 
-    pub(super) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Failure> {
+    pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Failure> {
         self.unary("/etcdserverpb.KV/Range", request).await
     }
 
-    pub(super) async fn put(&self, request: PutRequest) -> Result<(), Failure> {
+    pub(crate) async fn put(&self, request: PutRequest) -> Result<(), Failure> {
         let done: Result<Done, Failure> = self.unary("/etcdserverpb.KV/Put", request).await;
         done.map(|_| ())
     }
 
-    pub(super) async fn delete(&self, key: &str) -> Result<(), Failure> {
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), Failure> {
         let request = DeleteRangeRequest {
             key: key.as_bytes().to_vec(),
         };
@@ -184,7 +184,7 @@ impl Client {
         done.map(|_| ())
     }
 
-    pub(super) async fn grant(&self, ttl: Duration) -> Result<i64, Failure> {
+    pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64, Failure> {
         let request = LeaseGrantRequest {
             ttl: i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX),
         };
@@ -197,8 +197,15 @@ impl Client {
         Ok(answer.id)
     }
 
+    /// Does all steps or none; `None` when a condition does not hold, else the store's revision after it.
+    pub(crate) async fn transact(&self, request: TxnRequest) -> Result<Option<i64>, Failure> {
+        let answer: TxnResponse = self.unary("/etcdserverpb.KV/Txn", request).await?;
+        let revision = answer.header.map_or(0, |header| header.revision);
+        Ok(answer.succeeded.then_some(revision))
+    }
+
     /// Starts a lease anew; `false`: it is over.
-    pub(super) async fn keep_alive(&self, id: i64) -> Result<bool, Failure> {
+    pub(crate) async fn keep_alive(&self, id: i64) -> Result<bool, Failure> {
         let request = LeaseKeepAliveRequest { id };
         let path = "/etcdserverpb.Lease/LeaseKeepAlive";
         let asked = async {
@@ -214,7 +221,7 @@ impl Client {
     }
 
     /// What happens below a prefix from a revision on.
-    pub(super) async fn watch(
+    pub(crate) async fn watch(
         &self,
         create: WatchCreateRequest,
     ) -> Result<Streaming<WatchResponse>, Failure> {

@@ -43,7 +43,11 @@ impl From<Error> for Refusal {
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-            Error::Overloaded(_) | Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Overloaded(_) | Error::Stopped | Error::Unreachable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Error::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
+            Error::NotEmpty(_) => StatusCode::CONFLICT,
             Error::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Refusal(status, error.to_string())
