@@ -1,6 +1,7 @@
 //! A mesh for one test: pilot with a folder of configuration, and sidecars that it configures.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Mesh {
     pilot: Process,
+    /// Pilot's command line, without the program.
+    arguments: Vec<OsString>,
     loopback: Loopback,
     config: PathBuf,
     folder: TempDir,
@@ -52,36 +55,39 @@ impl Mesh {
 
     /// The same with addresses of registries that pilot answers as: flags and ports on pilot's host.
     pub fn start_with(facades: &[(&str, u16)]) -> Result<Mesh> {
+        Mesh::start_as(facades, None)
+    }
+
+    /// The same with a folder in which pilot keeps what it has to know after a restart.
+    pub fn start_keeping() -> Result<Mesh> {
+        Mesh::start_as(&[], Some("registry"))
+    }
+
+    fn start_as(facades: &[(&str, u16)], registry_dir: Option<&str>) -> Result<Mesh> {
         let loopback = Loopback::claim()?;
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("config");
         fs::create_dir(&config)?;
         loopback.write_hosts(folder.path())?;
-        let mut command = Command::new(programs::own("pilot")?);
-        command
-            .arg("discovery")
-            .args([
-                "--grpcAddr",
-                &loopback.address(PILOT_HOST, ADS_PORT).to_string(),
-            ])
-            .args([
-                "--httpAddr",
-                &loopback.address(PILOT_HOST, PILOT_HTTP_PORT).to_string(),
-            ])
-            .args([
-                "--monitoringAddr",
-                &loopback.address(PILOT_HOST, MONITORING_PORT).to_string(),
-            ])
-            .arg("--configDir")
-            .arg(&config)
-            .current_dir(folder.path());
-        for (flag, port) in facades {
+        let own = [
+            ("--grpcAddr", ADS_PORT),
+            ("--httpAddr", PILOT_HTTP_PORT),
+            ("--monitoringAddr", MONITORING_PORT),
+        ];
+        let mut arguments: Vec<OsString> = vec!["discovery".into()];
+        for (flag, port) in own.iter().chain(facades) {
             let address = loopback.address(PILOT_HOST, *port).to_string();
-            command.args([*flag, &address]);
+            arguments.extend([OsString::from(flag), address.into()]);
         }
-        let pilot = Process::start("pilot", &mut command, folder.path())?;
+        arguments.extend(["--configDir".into(), config.clone().into()]);
+        if let Some(kept) = registry_dir {
+            let kept = folder.path().join(kept);
+            arguments.extend(["--registryDir".into(), kept.into()]);
+        }
+        let pilot = run_pilot(&arguments, folder.path())?;
         let mut mesh = Mesh {
             pilot,
+            arguments,
             loopback,
             config,
             folder,
@@ -89,6 +95,18 @@ impl Mesh {
         let http = mesh.pilot_http();
         wait_ready("pilot", http, &mut mesh.pilot)?;
         Ok(mesh)
+    }
+
+    /// Kills pilot (SIGKILL).
+    pub fn kill_pilot(&mut self) -> Result<()> {
+        self.pilot.kill()
+    }
+
+    /// Starts pilot again on the same addresses, and waits until it is ready.
+    pub fn restart_pilot(&mut self) -> Result<()> {
+        self.pilot = run_pilot(&self.arguments, self.folder.path())?;
+        let http = self.pilot_http();
+        wait_ready("pilot", http, &mut self.pilot)
     }
 
     /// The address with this last number; 1 is pilot's.
@@ -181,6 +199,12 @@ impl Mesh {
         )?;
         Ok(sidecar)
     }
+}
+
+fn run_pilot(arguments: &[OsString], folder: &Path) -> Result<Process> {
+    let mut command = Command::new(programs::own("pilot")?);
+    command.args(arguments).current_dir(folder);
+    Process::start("pilot", &mut command, folder)
 }
 
 /// A running sidecar.

@@ -11,4 +11,5 @@ mod scenario;
 mod sofarpc;
 mod spring;
 mod stage;
+mod sync;
 mod yaml;

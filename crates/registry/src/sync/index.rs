@@ -35,10 +35,10 @@ impl Index {
     }
 
     /// The endpoints with this mesh's mark.
-    pub(crate) fn copies(&self) -> impl Iterator<Item = (&Endpoint, &Arc<Instance>)> {
+    pub(crate) fn copies(&self) -> impl Iterator<Item = (&Endpoint, &There, &Arc<Instance>)> {
         self.endpoints
             .iter()
-            .filter_map(|(endpoint, there)| Some((endpoint, there.copy.as_ref()?)))
+            .filter_map(|(endpoint, there)| Some((endpoint, there, there.copy.as_ref()?)))
     }
 
     pub(crate) fn update(&mut self, view: &SourceView) {

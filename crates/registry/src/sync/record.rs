@@ -7,11 +7,19 @@ use serde::Serialize;
 
 use crate::hub::SourceView;
 use crate::model::Instance;
+use crate::source::ORIGIN_MARK;
 use crate::sync::index::There;
 use crate::sync::owned::OwnedCopy;
 
 /// Registries show for a while what was taken out: Eureka for 30 s.
 const LINGER: Duration = Duration::from_secs(120);
+/// A copy that is shown otherwise than it was written for so long is written again: another hub, which no longer leads, may
+/// have written last.
+const REWRITE: Duration = Duration::from_secs(45);
+/// Some registries cannot show all that was written.
+const REWRITES: u32 = 3;
+/// Metadata key of the number of such a writing.
+const REWRITE_MARK: &str = "mesh.rewritten";
 
 /// A copy that this mesh wrote, or is about to.
 #[derive(Debug)]
@@ -26,19 +34,32 @@ pub(crate) struct Record {
     since: Instant,
     /// Since when there is no rule for it.
     unruled: Option<Instant>,
-    /// The registry has had it.
-    written: bool,
-    /// The registry shows an entry without a mark in its place.
-    lost_mark: bool,
+    seen: Seen,
+    /// Since when the registry shows something else than was written.
+    differs: Option<Instant>,
+    /// How often it was written again because of that.
+    rewritten: u32,
     phase: Phase,
+}
+
+/// What the registry showed last in the place of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    /// The copy with its mark.
+    Marked,
+    /// An entry without a mark where the copy was before: the copy has lost it.
+    LostMark,
+    /// An entry without a mark beside the copy, or where it was not before: an application's own.
+    Others,
 }
 
 #[derive(Debug)]
 enum Phase {
     Active,
     Going {
-        /// An application, or a mesh that comes first, has registered the same itself.
-        twin: bool,
+        /// Because an application, or a mesh that comes first, has registered the same itself.
+        gives_way: bool,
         /// When the registry confirmed it.
         withdrawn: Option<Instant>,
     },
@@ -92,7 +113,7 @@ impl Record {
     /// One of an earlier life of the mesh.
     pub(crate) fn known(origin: Arc<str>, copy: Arc<Instance>, now: Instant) -> Record {
         Record {
-            written: true,
+            seen: Seen::Marked,
             ..Record::begun(origin, copy, now)
         }
     }
@@ -105,8 +126,9 @@ impl Record {
             confirmed: false,
             since: now,
             unruled: None,
-            written: false,
-            lost_mark: false,
+            seen: Seen::Nothing,
+            differs: None,
+            rewritten: 0,
             phase: Phase::Active,
         }
     }
@@ -135,12 +157,14 @@ impl Record {
         matches!(self.phase, Phase::Going { .. })
     }
 
-    /// Whether an entry without a mark in its place is another's.
-    pub(crate) fn is_twin(&self) -> bool {
-        matches!(self.phase, Phase::Going { twin: true, .. })
+    /// Whether an entry without a mark in its place is this one.
+    pub(crate) fn has_lost_mark(&self) -> bool {
+        // Until the registry was read, what was there before may be this one.
+        self.seen != Seen::Others
     }
 
-    /// Decides, after what the target shows in its place (`present`) and what is known of the original.
+    /// Decides, after what the target shows in its place (`present`, which it has taken notice of) and what is known of the
+    /// original.
     pub(crate) fn judge(
         &mut self,
         original: Original,
@@ -149,20 +173,26 @@ impl Record {
         (mesh, hold): (&str, Duration),
         now: Instant,
     ) -> Verdict {
-        self.look(present, target);
-        if let Phase::Going { twin, withdrawn } = &mut self.phase {
-            if *twin || original != Original::There {
+        let gives_way = target.live && self.is_second(present, mesh);
+        if let Phase::Going {
+            gives_way: before,
+            withdrawn,
+        } = &mut self.phase
+        {
+            *before |= gives_way;
+            if *before || original != Original::There {
                 if target.withdrawn.contains(&self.copy.id) {
                     withdrawn.get_or_insert(now);
                 }
-                let (twin, withdrawn) = (*twin, *withdrawn);
-                return self.go(twin, withdrawn, present, target, now);
+                let withdrawn = *withdrawn;
+                return self.go(withdrawn, present, target, now);
             }
             self.phase = Phase::Active;
         }
-        if target.live && self.is_doubled(present, mesh) {
+        if gives_way {
             return self.begin_to_go(true);
         }
+        self.compare(present, target, now);
         let is_absent = target.live && present.copy.is_none() && !present.unmarked;
         if original != Original::Unruled {
             self.unruled = None;
@@ -188,22 +218,50 @@ impl Record {
         }
     }
 
-    fn look(&mut self, present: &There, target: &SourceView) {
-        self.written |=
-            present.copy.is_some() || target.written.get(&self.copy.id).is_some_and(Result::is_ok);
-        if target.live {
-            self.lost_mark = present.unmarked && present.copy.is_none();
-        }
+    /// Takes notice of what a registry shows in its place in a live session.
+    pub(crate) fn look(&mut self, present: &There) {
+        self.seen = match (&present.copy, present.unmarked, self.seen) {
+            (Some(_), true, _) => Seen::Others,
+            (Some(_), false, _) => Seen::Marked,
+            (None, true, Seen::Marked | Seen::LostMark) => Seen::LostMark,
+            (None, true, Seen::Nothing | Seen::Others) => Seen::Others,
+            (None, false, _) => Seen::Nothing,
+        };
     }
 
     /// Whether the target has it without this mesh.
-    fn is_doubled(&self, present: &There, mesh: &str) -> bool {
-        // What was never written cannot have lost its mark.
-        let is_other = present.unmarked && (present.copy.is_some() || !self.written);
+    fn is_second(&self, present: &There, mesh: &str) -> bool {
         let foreign = present.foreign.as_deref();
         // Of two meshes the first in their order stays.
-        let gives_way = foreign.is_some_and(|mark| mark.split('/').next() < Some(mesh));
-        is_other || (gives_way && present.copy.is_some())
+        let comes_first = foreign.is_some_and(|mark| mark.split('/').next() < Some(mesh));
+        self.seen == Seen::Others || (comes_first && present.copy.is_some())
+    }
+
+    fn compare(&mut self, present: &There, target: &SourceView, now: Instant) {
+        let differs = present.copy.as_ref().is_some_and(|shown| {
+            shown.weight != self.copy.weight
+                || shown.healthy != self.copy.healthy
+                || shown.metadata.get(ORIGIN_MARK) != self.copy.metadata.get(ORIGIN_MARK)
+        });
+        if !target.live || !differs {
+            self.differs = None;
+        } else if now >= *self.differs.get_or_insert(now) + REWRITE && self.rewritten < REWRITES {
+            self.differs = None;
+            self.rewritten += 1;
+        }
+    }
+
+    /// What has to be written so that it is this.
+    pub(crate) fn as_written(&self, copy: &Instance) -> Instance {
+        if self.rewritten == 0 {
+            return copy.clone();
+        }
+        let number = self.rewritten.to_string();
+        let mark = [(REWRITE_MARK, number.as_str())];
+        Instance {
+            metadata: copy.metadata.iter().chain(mark).collect(),
+            ..copy.clone()
+        }
     }
 
     fn hold_until(&mut self, held: Held, until: Instant, now: Instant) -> Verdict {
@@ -213,9 +271,9 @@ impl Record {
         self.begin_to_go(false)
     }
 
-    fn begin_to_go(&mut self, twin: bool) -> Verdict {
+    fn begin_to_go(&mut self, gives_way: bool) -> Verdict {
         self.phase = Phase::Going {
-            twin,
+            gives_way,
             withdrawn: None,
         };
         Verdict::Withdraw
@@ -228,7 +286,6 @@ impl Record {
 
     fn go(
         &self,
-        twin: bool,
         withdrawn: Option<Instant>,
         present: &There,
         target: &SourceView,
@@ -237,7 +294,7 @@ impl Record {
         let Some(withdrawn) = withdrawn else {
             return Verdict::Withdraw;
         };
-        let is_shown = present.copy.is_some() || (self.lost_mark && !twin);
+        let is_shown = present.copy.is_some() || self.seen == Seen::LostMark;
         if (target.live && !is_shown) || now >= withdrawn + LINGER {
             return Verdict::Forget;
         }
@@ -251,7 +308,7 @@ impl Record {
                 withdrawn: Some(at),
                 ..
             } => Some(at + LINGER),
-            _ => None,
+            _ => self.differs.map(|since| since + REWRITE),
         }
     }
 }

@@ -73,7 +73,7 @@ pub struct SyncState {
 /// One registry that is written to.
 #[derive(Debug, Default)]
 struct Target {
-    records: HashMap<Endpoint, Record>,
+    records: BTreeMap<Endpoint, Record>,
     budget: Budget,
     status: TargetStatus,
 }
@@ -183,6 +183,14 @@ impl SyncState {
         for (name, there) in &targets {
             let index = self.indexes.entry((*name).clone()).or_default();
             index.update(there);
+            if there.live
+                && let Some(target) = self.targets.get_mut(*name)
+            {
+                let nothing = There::default();
+                for (endpoint, record) in &mut target.records {
+                    record.look(index.get(endpoint).unwrap_or(&nothing));
+                }
+            }
         }
         let rules = self.rules.iter();
         let mut rules: Vec<RuleStatus> = rules.map(|rule| RuleStatus::new(rule, view)).collect();
@@ -254,8 +262,8 @@ impl SyncState {
     }
 
     /// What rules want in a target, by endpoint.
-    fn candidates(&self, name: &Arc<str>, view: &View) -> HashMap<Endpoint, Candidate> {
-        let mut candidates: HashMap<Endpoint, Candidate> = HashMap::new();
+    fn candidates(&self, name: &Arc<str>, view: &View) -> BTreeMap<Endpoint, Candidate> {
+        let mut candidates: BTreeMap<Endpoint, Candidate> = BTreeMap::new();
         for (at, rule, leg) in self.legs_to(name) {
             let sources = view.sources.iter();
             for (source, from) in sources.filter(|(s, _)| *s != name && leg.from.contains(s)) {
@@ -286,7 +294,7 @@ impl SyncState {
         &self,
         target: &str,
         mut candidate: Candidate,
-        candidates: &mut HashMap<Endpoint, Candidate>,
+        candidates: &mut BTreeMap<Endpoint, Candidate>,
     ) {
         let endpoint = Endpoint::of(&candidate.copy);
         if let Some(other) = candidates.get(&endpoint) {
@@ -312,12 +320,9 @@ impl SyncState {
             return true;
         };
         let endpoint = service.endpoint(instance);
-        records.get(&endpoint).is_none_or(|record| {
-            let index = self.indexes.get(source);
-            let there = index.and_then(|index| index.get(&endpoint));
-            // Beside the copy with its mark it is another's.
-            record.is_twin() || there.is_some_and(|there| there.copy.is_some())
-        })
+        records
+            .get(&endpoint)
+            .is_none_or(|record| !record.has_lost_mark())
     }
 
     /// What is known of the original of a copy that no rule wants at present.
@@ -345,7 +350,7 @@ impl SyncState {
         }
     }
 
-    fn reconcile(&self, round: &mut Round<'_>, mut candidates: HashMap<Endpoint, Candidate>) {
+    fn reconcile(&self, round: &mut Round<'_>, mut candidates: BTreeMap<Endpoint, Candidate>) {
         let rules: Vec<(&SyncRule, &Leg)> = self
             .legs_to(round.name)
             .map(|(_, rule, leg)| (rule, leg))
@@ -380,8 +385,10 @@ impl SyncState {
         round.target.records = records;
         if round.there.live && rules.iter().any(|(rule, _)| !rule.dry_run) {
             let copies = index.into_iter().flat_map(Index::copies);
-            for (endpoint, copy) in copies.filter(|(e, _)| !candidates.contains_key(*e)) {
-                round.adopt(&self.mesh, endpoint, copy);
+            for (endpoint, there, copy) in copies {
+                if !candidates.contains_key(endpoint) {
+                    round.adopt(&self.mesh, endpoint, there, copy);
+                }
             }
         }
         for (endpoint, candidate) in candidates {
@@ -402,7 +409,7 @@ impl Target {
         owned: &mut Vec<OwnedChange>,
         now: Instant,
     ) {
-        for (endpoint, copy) in index.copies() {
+        for (endpoint, there, copy) in index.copies() {
             let mark = copy.metadata.get(ORIGIN_MARK).unwrap_or_default();
             let Some((_, origin)) = mark.split_once('/') else {
                 continue;
@@ -414,7 +421,8 @@ impl Target {
             };
             let known = self.records.get(endpoint);
             if known.is_none_or(|known| !known.copy.same_content(&copy)) {
-                let record = Record::known(origin.into(), Arc::new(copy), now);
+                let mut record = Record::known(origin.into(), Arc::new(copy), now);
+                record.look(there);
                 owned.push(OwnedChange::Put(record.owned(name)));
                 self.records.insert(endpoint.clone(), record);
             }
@@ -442,13 +450,13 @@ impl Round<'_> {
             return;
         }
         record.confirm();
-        let is_same =
-            record.origin == candidate.source && record.copy.same_content(&candidate.copy);
+        let copy = record.as_written(&candidate.copy);
+        let is_same = record.origin == candidate.source && record.copy.same_content(&copy);
         if is_same || candidate.dry_run || !self.target.budget.take() {
             return;
         }
         record.origin = candidate.source.clone();
-        record.copy = Arc::new(candidate.copy.clone());
+        record.copy = Arc::new(copy);
         self.step
             .owned
             .push(OwnedChange::Put(record.owned(self.name)));
@@ -460,6 +468,7 @@ impl Round<'_> {
         match verdict {
             Verdict::Publish => {
                 self.wanted.publish.insert(id, copy);
+                self.look_again(record.next_look());
             }
             Verdict::Hold(why, until) => {
                 let name = || CopyName::new(&record.origin, self.name, &record.copy);
@@ -487,7 +496,7 @@ impl Round<'_> {
     }
 
     /// Takes over a copy of an earlier life of the mesh whose original is not known (yet).
-    fn adopt(&mut self, mesh: &str, endpoint: &Endpoint, copy: &Arc<Instance>) {
+    fn adopt(&mut self, mesh: &str, endpoint: &Endpoint, there: &There, copy: &Arc<Instance>) {
         if self.target.records.contains_key(endpoint) {
             return;
         }
@@ -501,7 +510,8 @@ impl Round<'_> {
             id: endpoint.copy_id(mesh),
             ..copy.as_ref().clone()
         };
-        let record = Record::known(origin.clone(), Arc::new(copy), self.now);
+        let mut record = Record::known(origin.clone(), Arc::new(copy), self.now);
+        record.look(there);
         self.remember(endpoint.clone(), record);
     }
 

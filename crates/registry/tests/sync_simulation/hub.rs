@@ -1,0 +1,375 @@
+//! A hub as a process: the real state machines, and adapters that are slow, fail and lose their connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use fastrand::Rng;
+use registry::{
+    HubState, Instance, Limits, List, OwnedChange, OwnedCopy, Protection, Report, Role, Settings,
+    SyncRule, SyncState, Trouble, Wanted,
+};
+
+use super::registry::{LEASE, Owner, Place, Registry, place};
+use super::{HOLD, TICK};
+
+/// An adapter.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    /// Nothing is between hub and registry.
+    pub(crate) reachable: bool,
+    pub(crate) connected: bool,
+    /// Since when, and when the last connection ended.
+    pub(crate) since: Option<Instant>,
+    lost: Option<Instant>,
+    session: u64,
+    /// The registry's version that was read last.
+    seen: u64,
+    listed: BTreeSet<String>,
+    wanted: Wanted,
+    written: BTreeMap<Arc<str>, Written>,
+    withdrawn: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Written {
+    name: String,
+    copy: Arc<Instance>,
+    at: Instant,
+}
+
+/// An entry that a hub took out on purpose.
+pub(crate) struct TakenOut {
+    pub(crate) registry: usize,
+    pub(crate) place: Place,
+    pub(crate) by: usize,
+}
+
+pub(crate) struct Hub {
+    pub(crate) number: usize,
+    pub(crate) mesh: &'static str,
+    pub(crate) up: bool,
+    pub(crate) role: Role,
+    pub(crate) role_since: Instant,
+    state: HubState,
+    pub(crate) sync: SyncState,
+    disk: BTreeMap<(Arc<str>, Arc<str>), OwnedCopy>,
+    pub(crate) links: Vec<Link>,
+    next: Option<Instant>,
+    is_dirty: bool,
+    sessions: u64,
+    /// Writes since the start, renewals aside.
+    pub(crate) writes: u64,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        number: usize,
+        mesh: &'static str,
+        registries: &[Registry],
+        rules: &Arc<[SyncRule]>,
+        now: Instant,
+    ) -> Hub {
+        let mut hub = Hub {
+            number,
+            mesh,
+            up: true,
+            role: Role::Unknown,
+            role_since: now,
+            state: HubState::new(mesh, Limits::default()),
+            sync: SyncState::new(mesh, Vec::new(), now),
+            disk: BTreeMap::new(),
+            links: Vec::new(),
+            next: None,
+            is_dirty: true,
+            sessions: 0,
+            writes: 0,
+        };
+        hub.start(registries, rules, now);
+        hub
+    }
+
+    /// Starts the process with what is on its disk.
+    pub(crate) fn start(&mut self, registries: &[Registry], rules: &Arc<[SyncRule]>, now: Instant) {
+        self.up = true;
+        self.state = HubState::new(self.mesh, Limits::default());
+        let settings = Settings {
+            protection: Protection {
+                hold: HOLD,
+                ..Protection::default()
+            },
+            ..Settings::default()
+        };
+        for registry in registries {
+            self.state.set_source(&registry.name, settings.clone(), now);
+        }
+        let owned = self.disk.values().cloned().collect();
+        self.sync = SyncState::new(self.mesh, owned, now);
+        self.sync.set_rules(rules.clone(), now);
+        self.set_role(Role::Unknown, now);
+        let reachable: Vec<bool> = self.links.iter().map(|link| link.reachable).collect();
+        self.links = (0..registries.len())
+            .map(|at| Link {
+                reachable: reachable.get(at).copied().unwrap_or(true),
+                ..Link::default()
+            })
+            .collect();
+        self.is_dirty = true;
+    }
+
+    pub(crate) fn kill(&mut self, with_disk: bool) {
+        self.up = false;
+        for link in &mut self.links {
+            link.connected = false;
+            link.since = None;
+        }
+        if with_disk {
+            self.disk.clear();
+        }
+    }
+
+    pub(crate) fn set_role(&mut self, role: Role, now: Instant) {
+        if self.role != role {
+            self.role_since = now;
+        }
+        self.role = role;
+        self.sync.set_role(role, now);
+        self.is_dirty = true;
+    }
+
+    /// Lets the adapters and then the state machines do something.
+    pub(crate) fn tick(
+        &mut self,
+        registries: &mut [Registry],
+        rng: &mut Rng,
+        now: Instant,
+        taken_out: &mut Vec<TakenOut>,
+    ) {
+        if !self.up {
+            return;
+        }
+        for (at, registry) in registries.iter_mut().enumerate() {
+            self.connect(at, registry, rng, now);
+            if self.links[at].connected {
+                self.read(at, registry, rng, now);
+                self.write(at, registry, rng, now, taken_out);
+            }
+        }
+        self.state.tick(now);
+        if self.is_dirty || self.next.is_some_and(|next| next <= now) || rng.u8(..20) == 0 {
+            self.step(registries, now);
+        }
+    }
+
+    fn report(&mut self, registry: &Registry, report: Report, now: Instant) {
+        self.state.report(&registry.name, report, now);
+        self.is_dirty = true;
+    }
+
+    fn connect(&mut self, at: usize, registry: &mut Registry, rng: &mut Rng, now: Instant) {
+        let link = &mut self.links[at];
+        let possible = registry.up && link.reachable;
+        match (link.connected, possible) {
+            (true, false) => {
+                link.connected = false;
+                link.since = None;
+                link.lost = Some(now);
+                let (trouble, reason) = (Trouble::Unreachable, String::new());
+                self.report(registry, Report::Disconnected { trouble, reason }, now);
+            }
+            (false, true) if rng.u8(..3) > 0 => {
+                let resumed = link.lost.is_some_and(|at| now < at + LEASE);
+                if registry.by_content && !resumed {
+                    self.sessions += 1;
+                    link.session = self.sessions;
+                    link.written.clear();
+                }
+                link.connected = true;
+                link.since = Some(now);
+                link.seen = 0;
+                link.withdrawn.clear();
+                let server = String::new();
+                self.report(registry, Report::Connected { server }, now);
+                self.lists(at, registry, false, now);
+                self.report(registry, Report::Synced, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn lists(&mut self, at: usize, registry: &Registry, certain: bool, now: Instant) {
+        let mut lists = registry.lists();
+        let link = &mut self.links[at];
+        for known in std::mem::take(&mut link.listed) {
+            lists.entry(known).or_default();
+        }
+        link.listed = lists.keys().cloned().collect();
+        link.seen = registry.version;
+        for (name, instances) in lists {
+            let list = List {
+                name: name.into(),
+                instances,
+                skipped: Vec::new(),
+                certain,
+            };
+            self.report(registry, Report::List(list), now);
+        }
+    }
+
+    fn read(&mut self, at: usize, registry: &Registry, rng: &mut Rng, now: Instant) {
+        if self.links[at].seen != registry.version && rng.u8(..4) > 0 {
+            self.lists(at, registry, registry.certain, now);
+        }
+    }
+
+    fn write(
+        &mut self,
+        at: usize,
+        registry: &mut Registry,
+        rng: &mut Rng,
+        now: Instant,
+        taken_out: &mut Vec<TakenOut>,
+    ) {
+        let owner = Owner::Hub {
+            hub: self.number,
+            session: self.links[at].session,
+        };
+        let mut reports = Vec::new();
+        let link = &mut self.links[at];
+        let mut take_out = |registry: &mut Registry, name: &str| {
+            if let Some(entry) = registry.remove(name) {
+                taken_out.push(TakenOut {
+                    registry: at,
+                    place: place(&entry.instance),
+                    by: self.number,
+                });
+            }
+        };
+        let mut stale: Vec<String> = Vec::new();
+        for (id, copy) in &link.wanted.publish {
+            let name = registry.entry_name(id, copy);
+            if link
+                .written
+                .get(id)
+                .is_some_and(|w| w.name == name && w.copy.same_content(copy))
+            {
+                continue;
+            }
+            // Slow, and now and then refused.
+            match rng.u8(..8) {
+                0 => continue,
+                1 => {
+                    let (id, result) = (id.clone(), Err("no".to_owned()));
+                    reports.push(Report::Written { id, result });
+                    continue;
+                }
+                _ => {}
+            }
+            registry.put(name.clone(), copy.as_ref().clone(), owner, now);
+            self.writes += 1;
+            let written = Written {
+                name: name.clone(),
+                copy: copy.clone(),
+                at: now,
+            };
+            let before = link.written.insert(id.clone(), written);
+            stale.extend(
+                before
+                    .map(|before| before.name)
+                    .filter(|before| *before != name),
+            );
+            let (id, result) = (id.clone(), Ok(()));
+            reports.push(Report::Written { id, result });
+        }
+        let publish = &link.wanted.publish;
+        let gone = link
+            .written
+            .extract_if(.., |id, _| !publish.contains_key(id));
+        stale.extend(gone.map(|(_, written)| written.name));
+        for name in stale {
+            let is_own = registry
+                .entries
+                .get(&name)
+                .is_some_and(|e| e.owner == owner);
+            if is_own || !registry.by_content {
+                self.writes += 1;
+                take_out(registry, &name);
+            }
+        }
+        for (id, copy) in &link.wanted.withdraw {
+            if link.withdrawn.contains(id) || rng.u8(..4) == 0 {
+                continue;
+            }
+            self.writes += 1;
+            take_out(registry, &registry.entry_name(id, copy));
+            link.withdrawn.insert(id.clone());
+            reports.push(Report::Withdrawn { id: id.clone() });
+        }
+        if registry.by_content {
+            // The session keeps all its entries.
+            let mine = registry.entries.values_mut().filter(|e| e.owner == owner);
+            mine.for_each(|entry| entry.expires = now + LEASE);
+        } else {
+            for written in link.written.values() {
+                match registry.entries.get_mut(&written.name) {
+                    // As with Eureka, who has what is newer is asked for it.
+                    Some(entry) if entry.dirty >= written.at => entry.expires = now + LEASE,
+                    _ => {
+                        let (name, copy) = (written.name.clone(), written.copy.as_ref().clone());
+                        registry.put(name.clone(), copy, owner, now);
+                        if let Some(entry) = registry.entries.get_mut(&name) {
+                            entry.dirty = written.at;
+                        }
+                    }
+                }
+            }
+        }
+        for report in reports {
+            self.report(registry, report, now);
+        }
+    }
+
+    fn step(&mut self, registries: &mut [Registry], now: Instant) {
+        self.state.commit();
+        let step = self.sync.step(&self.state.view(), now);
+        for change in step.owned {
+            match change {
+                OwnedChange::Put(owned) => {
+                    let key = (owned.target.clone(), owned.copy.id.clone());
+                    self.disk.insert(key, owned);
+                }
+                OwnedChange::Forget { target, id } => {
+                    self.disk.remove(&(target, id));
+                }
+            }
+        }
+        for (at, registry) in registries.iter_mut().enumerate() {
+            let link = &mut self.links[at];
+            if let Some(wanted) = step.wanted.get(&registry.name) {
+                self.state.wanted(&registry.name, wanted);
+                let withdraw = &wanted.withdraw;
+                link.withdrawn.retain(|id| withdraw.contains_key(id));
+                link.wanted = wanted.clone();
+            }
+            if step.release.contains(&registry.name) {
+                // The adapter ends, and a session with it.
+                let mine = |owner| match owner {
+                    Owner::Hub { hub, session } => hub == self.number && session == link.session,
+                    Owner::App(_) => false,
+                };
+                if registry.by_content && link.connected {
+                    let before = registry.entries.len();
+                    registry.entries.retain(|_, entry| !mine(entry.owner));
+                    registry.version += u64::from(registry.entries.len() < before);
+                }
+                self.state.wanted(&registry.name, &Wanted::default());
+                *link = Link {
+                    reachable: link.reachable,
+                    ..Link::default()
+                };
+            }
+        }
+        self.next = step.next;
+        self.is_dirty = step.next.is_some_and(|next| next <= now + TICK);
+    }
+}

@@ -1,0 +1,98 @@
+//! Synchronisation between registries as the documentation's migration recipe has it, with a stock consumer.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use testkit::apps::{Consumer, Framework, start_consumer, start_provider};
+use testkit::http;
+use testkit::mesh::Mesh;
+use testkit::registries::{Etcd, Eureka, ZooKeeper};
+
+const LIMIT: Duration = Duration::from_secs(90);
+const SHOP: &str = "mesh.apps.dubbo.DubboShop";
+const RECIPE: &str = include_str!("../../../docs/registries/sync.md");
+
+/// The recipe's documents with the addresses of this test.
+fn recipe(zookeeper: &ZooKeeper, etcd: &Etcd, eureka: &Eureka, folder: &Path) -> Result<String> {
+    let blocks = RECIPE.split("```yaml\n").skip(1);
+    let blocks = blocks.filter_map(|rest| rest.split("```").next());
+    let block = blocks
+        .max_by_key(|block| block.len())
+        .context("no recipe")?;
+    let mut text = block.to_owned();
+    for (from, to) in [
+        ("zookeeper.example:2181", zookeeper.address().to_string()),
+        ("etcd.example:2379", etcd.address().to_string()),
+        ("http://eureka.example:8761/eureka", eureka.url()),
+        ("/etc/mesh/services", folder.display().to_string()),
+    ] {
+        ensure!(text.contains(from), "the recipe has no {from}");
+        text = text.replace(from, &to);
+    }
+    // The test need not wait as long as people should.
+    Ok(text.replace("pollInterval: 1s", "pollInterval: 200ms"))
+}
+
+/// Calls until the answers come from these.
+fn wait_labels(consumer: &mut Consumer, expected: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let tally = consumer.tally("who", 20, "")?;
+        let labels: Vec<&str> = tally.labels.keys().map(String::as_str).collect();
+        if labels == expected && tally.failures.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{expected:?} expected: {tally:?}"
+        );
+    }
+}
+
+#[test]
+fn a_dubbo_3_consumer_on_zookeeper_calls_providers_of_etcd_and_of_a_file() -> Result<()> {
+    let mesh = Mesh::start_keeping()?;
+    let folder = mesh.folder().to_owned();
+    let services = folder.join("services");
+    fs::create_dir(&services)?;
+    let zookeeper = ZooKeeper::start(&folder)?;
+    let etcd = Etcd::start(&folder)?;
+    let eureka = Eureka::start(&folder)?;
+    mesh.write("sync.yaml", &recipe(&zookeeper, &etcd, &eureka, &services)?)?;
+
+    // One provider is registered nowhere and listed by hand, one is known to etcd alone, one to ZooKeeper alone.
+    let registry = format!("zookeeper://{}", zookeeper.address());
+    // Where it finds providers at the application level a Dubbo 3 consumer takes no others.
+    let of_interface = format!("{registry}?register-mode=interface");
+    let provider = |label: &str, port: u16, registry: Option<&str>| {
+        let (host, port) = (mesh.name(3), port.to_string());
+        let mut flags = vec![("host", host.as_str()), ("port", &port), ("label", label)];
+        flags.extend(registry.map(|registry| ("registry", registry)));
+        start_provider(Framework::Dubbo, label, &flags, &folder)
+    };
+    let listed = provider("listed", 20881, None)?;
+    let in_etcd = provider("in-etcd", 20882, None)?;
+    let in_zookeeper = provider("in-zookeeper", 20883, Some(&of_interface))?;
+    let host = mesh.name(3);
+    let shop = format!(
+        "services:\n- {{protocol: dubbo, name: {SHOP}, instances: [{{address: {host}, port: 20881}}]}}\n"
+    );
+    fs::write(services.join("shop.yaml"), shop)?;
+    let url = format!("dubbo://{host}:20882/{SHOP}?application=a&side=provider");
+    let key = STANDARD.encode(format!("/dubbo/{SHOP}/providers/{url}"));
+    let put = json!({"key": key, "value": ""});
+    let answer = http::post_json(etcd.address(), "/v3/kv/put", &put)?;
+    ensure!(answer.status == 200, "{}", answer.text());
+    let flags = [("registry", registry.as_str())];
+    let consumer = start_consumer(Framework::Dubbo, "consumer", &flags, &folder)?;
+    let (_listed, _in_etcd) = (listed.provider()?, in_etcd.provider()?);
+    let _in_zookeeper = in_zookeeper.provider()?;
+    let mut consumer = consumer.consumer()?;
+    let all = ["in-etcd", "in-zookeeper", "listed"];
+    wait_labels(&mut consumer, &all)
+}
