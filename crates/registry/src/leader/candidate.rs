@@ -110,3 +110,159 @@ impl Candidate {
             .map_or("", |(stored, _)| stored.holder.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: Timing = Timing {
+        lease: Duration::from_millis(1500),
+        renewed_within: Duration::from_millis(1000),
+        retry: Duration::from_millis(200),
+    };
+
+    /// Where a candidate is in its round.
+    enum At {
+        Idle(u64),
+        /// A write that arrives at the store at a time, and whose answer comes later, if at all.
+        Writing {
+            began: u64,
+            arrives: u64,
+            answers: Option<u64>,
+            over: Option<String>,
+            taken: Option<bool>,
+        },
+        Dead,
+    }
+
+    /// Lost and late messages and crashes: whatever the order, two never lead at one time.
+    #[test]
+    fn two_never_lead_at_once_and_a_dead_leader_is_replaced() {
+        let start = Instant::now();
+        let at_ms = |ms: u64| start + Duration::from_millis(ms);
+        let mut terms = 0;
+        for seed in 0..300 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut store: Option<Stored> = None;
+            let mut version = 0u64;
+            let mut candidates: Vec<(Candidate, At)> = (0..3)
+                .map(|n| {
+                    let candidate = Candidate::new(n.to_string(), TIMING);
+                    (candidate, At::Idle(random.u64(0..300)))
+                })
+                .collect();
+            let mut leader_before = None;
+            for now in 0..20_000u64 {
+                for (candidate, at) in &mut candidates {
+                    match at {
+                        At::Dead => {}
+                        At::Idle(until) if *until > now => {}
+                        At::Idle(_) if random.u32(0..60) == 0 => {
+                            // A new process on the same machine has another name.
+                            let identity = format!("{}'", candidate.identity);
+                            *candidate = Candidate::new(identity, TIMING);
+                            *at = At::Idle(now + random.u64(1..3000));
+                        }
+                        At::Idle(_) => {
+                            if random.u32(0..5) == 0 {
+                                *at = At::Idle(now + 200);
+                                continue;
+                            }
+                            let over = store.as_ref().map(|stored| stored.version.clone());
+                            *at = if candidate.look(store.clone(), at_ms(now)) {
+                                let arrives = now + random.u64(1..900);
+                                let lost = random.u32(0..6) == 0;
+                                At::Writing {
+                                    began: now,
+                                    arrives,
+                                    answers: (!lost).then(|| arrives + random.u64(1..900)),
+                                    over,
+                                    taken: None,
+                                }
+                            } else {
+                                At::Idle(now + random.u64(150..250))
+                            };
+                        }
+                        At::Writing {
+                            began,
+                            arrives,
+                            answers,
+                            over,
+                            taken,
+                        } => {
+                            if *arrives == now {
+                                let fits = store.as_ref().map(|s| &s.version) == over.as_ref();
+                                *taken = Some(fits);
+                                if fits {
+                                    version += 1;
+                                    store = Some(Stored {
+                                        holder: candidate.identity.clone(),
+                                        lease: TIMING.lease,
+                                        version: version.to_string(),
+                                    });
+                                }
+                            }
+                            match answers {
+                                Some(answers) if *answers == now => {
+                                    if *taken == Some(true) {
+                                        candidate.wrote(at_ms(*began));
+                                    }
+                                    *at = At::Idle(now + 200);
+                                }
+                                None if now > *arrives + 1500 => *at = At::Idle(now + 200),
+                                _ => {}
+                            }
+                        }
+                    }
+                }
+                let leaders: Vec<&str> = candidates
+                    .iter()
+                    .filter(|(candidate, _)| candidate.role(at_ms(now)) == Role::Leader)
+                    .map(|(candidate, _)| candidate.identity.as_str())
+                    .collect();
+                assert!(leaders.len() < 2, "seed {seed} at {now}: {leaders:?}");
+                if let Some(leader) = leaders.first()
+                    && leader_before.as_deref() != Some(*leader)
+                {
+                    terms += 1;
+                    leader_before = Some((*leader).to_owned());
+                }
+                if now == 12_000 {
+                    // The leader's machine goes.
+                    let dead = leader_before.clone();
+                    for (candidate, at) in &mut candidates {
+                        if Some(&candidate.identity) == dead.as_ref() {
+                            *at = At::Dead;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(terms > 600, "only {terms} terms");
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_so() {
+        let start = Instant::now();
+        let later = |ms| start + Duration::from_millis(ms);
+        let mut candidate = Candidate::new("a".into(), TIMING);
+        assert_eq!(candidate.role(start), Role::Unknown);
+        let held = |holder: &str, version: &str| {
+            Some(Stored {
+                holder: holder.into(),
+                lease: TIMING.lease,
+                version: version.into(),
+            })
+        };
+        assert!(!candidate.look(held("b", "1"), start));
+        assert_eq!(candidate.role(start), Role::Follower);
+        assert!(!candidate.look(held("b", "2"), later(1000)));
+        assert!(!candidate.look(held("b", "2"), later(2000)));
+        assert!(candidate.look(held("b", "2"), later(2500)));
+        candidate.wrote(later(2500));
+        assert_eq!(candidate.role(later(3000)), Role::Leader);
+        assert_eq!(candidate.role(later(3500)), Role::Unknown);
+        // One that gave it up is not waited for.
+        assert!(candidate.look(held("", "3"), later(3600)));
+    }
+}

@@ -286,3 +286,91 @@ fn kept(copy: &Instance) -> Kept {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::source::ORIGIN_MARK;
+
+    fn copies(key: &ServiceKey, count: u16, value: &str) -> BTreeMap<Arc<str>, Arc<Instance>> {
+        let copy = |n: u16| {
+            let id: Arc<str> = format!("one/zk/{n:04}").into();
+            let address = format!("10.0.{}.{}", n / 250, n % 250);
+            let mut copy = Instance::new(key.clone(), &address, 8000 + n % 2);
+            copy.id = id.clone();
+            copy.ttl = None;
+            copy.version = "1.0".into();
+            copy.metadata = [(ORIGIN_MARK, "one/zk"), ("more", value)]
+                .into_iter()
+                .collect();
+            (id, Arc::new(copy))
+        };
+        (0..count).map(copy).collect()
+    }
+
+    #[test]
+    fn copies_are_read_back_as_they_were_written_from_slices_of_a_bounded_size() {
+        let key = ServiceKey::new("dubbo", "com.foo.Order");
+        for (count, value, expected) in [(250, "x".to_owned(), 4), (60, "\"".repeat(4000), 6)] {
+            let copies = copies(&key, count, &value);
+            let slices = slices(&key, &copies);
+            assert_eq!(slices.len(), expected);
+            let mut read_back = BTreeMap::new();
+            for slice in slices.values() {
+                assert!(slice["endpoints"].as_array().unwrap().len() <= SLICE_ENDPOINTS);
+                let annotations = slice["metadata"]["annotations"].clone();
+                assert!(annotations.to_string().len() < 256 * 1024);
+                let annotations: BTreeMap<String, String> =
+                    serde_json::from_value(annotations).unwrap();
+                for copy in read(&annotations).unwrap().unwrap() {
+                    read_back.insert(copy.id.clone(), Arc::new(copy));
+                }
+            }
+            assert_eq!(read_back, copies);
+        }
+    }
+
+    #[test]
+    fn names_are_valid_and_of_one_service_each() {
+        let mut names = BTreeSet::new();
+        let keys = [
+            ("springcloud", "orders"),
+            ("http", "orders"),
+            ("springcloud", "http-orders"),
+            ("springcloud", "9orders"),
+            ("springcloud", "orders-0123456789"),
+            ("dubbo", "com.foo.Order"),
+            ("dubbo", "com.foo.order"),
+            ("dubbo", "com-foo-order"),
+            ("tri", "com.foo.Order"),
+            ("bolt", &"long.".repeat(90)),
+            ("bolt", &"long.".repeat(91)),
+        ];
+        for (protocol, name) in keys {
+            let key = ServiceKey::new(protocol, name);
+            let name = object_name(&key);
+            assert!(
+                name.len() <= 63 && name.starts_with(|c: char| c.is_ascii_lowercase()),
+                "{name}"
+            );
+            assert!(
+                name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'),
+                "{name}"
+            );
+            assert!(names.insert(name));
+        }
+        assert!(names.contains("orders"));
+        assert_eq!(names.len(), keys.len());
+    }
+
+    proptest! {
+        #[test]
+        fn no_annotation_is_the_end(service in ".{0,20}", kept in ".{0,80}") {
+            let _ = read_kept(&service, &kept);
+        }
+    }
+}

@@ -94,3 +94,58 @@ fn interface(protocol: &'static str, text: &str) -> Result<Interface, &'static s
         port,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn interfaces_are_read_one_by_one() {
+        let annotations = [
+            (
+                "dubbo",
+                "com.foo.Bar:1.0.0:blue@rpc, com.foo.Baz\ncom.foo.Qux::red :1.0",
+            ),
+            ("springcloud", "Orders"),
+            ("parameters", "serialization=hessian2&methods=a%2Cb"),
+            ("weight", "many"),
+        ]
+        .map(|(key, value)| (format!("{PREFIX}{key}"), value.to_owned()))
+        .into();
+        let mut skipped = Vec::new();
+        let declared = declared(&annotations, &mut skipped);
+        let read: Vec<String> = declared
+            .interfaces
+            .iter()
+            .map(|i| {
+                format!(
+                    "{}/{} {} {} {:?}",
+                    i.protocol, i.name, i.version, i.group, i.port
+                )
+            })
+            .collect();
+        assert_eq!(
+            read,
+            [
+                "dubbo/com.foo.Bar 1.0.0 blue Some(\"rpc\")",
+                "dubbo/com.foo.Baz   None",
+                "dubbo/com.foo.Qux  red None",
+                "springcloud/orders   None",
+            ]
+        );
+        assert_eq!(declared.parameters[1], ("methods".into(), "a,b".into()));
+        let named: Vec<&str> = skipped.iter().map(|s| s.entry.as_str()).collect();
+        assert_eq!(named, ["dubbo: :1.0", "weight: many"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_annotation_is_the_end(text in ".{0,80}") {
+            let keys = ["dubbo", "bolt", "parameters", "weight"];
+            let annotations = keys.map(|key| (format!("{PREFIX}{key}"), text.clone())).into();
+            let _ = declared(&annotations, &mut Vec::new());
+        }
+    }
+}

@@ -357,3 +357,6 @@ fn port_of<'a>(interface: &Interface, ports: &'a [ServicePort]) -> Result<&'a Se
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

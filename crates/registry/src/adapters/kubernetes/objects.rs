@@ -251,3 +251,23 @@ fn protocol(app_protocol: Option<&str>, name: &str, transport: &str) -> Option<&
     };
     said.or_else(|| by_word(word)).or(Some("tcp"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_are_inferred_as_istio_does() {
+        for (app_protocol, name, transport, expected) in [
+            (None, "http-web", "TCP", Some("http")),
+            (Some("HTTP2"), "web", "TCP", Some("grpc")),
+            (Some("example.com/own"), "grpc", "TCP", Some("grpc")),
+            (None, "grpc-web-x", "TCP", Some("grpc")),
+            (None, "dubbo", "TCP", Some("dubbo")),
+            (None, "", "TCP", Some("tcp")),
+            (Some("http"), "dns", "UDP", None),
+        ] {
+            assert_eq!(protocol(app_protocol, name, transport), expected, "{name}");
+        }
+    }
+}
