@@ -305,15 +305,13 @@ pub(super) fn of_dynamic(object: DynamicObject) -> Object {
     }
 }
 
-fn of_metadata<K>(object: PartialObjectMeta<K>) -> Object
-where
-    K: kube::Resource<DynamicType = ()>,
-{
+fn of_metadata<K>(object: PartialObjectMeta<K>) -> Object {
+    let metadata = object.metadata;
     Object {
-        namespace: object.namespace().unwrap_or_default(),
-        name: object.name_any(),
-        labels: object.labels().clone(),
-        annotations: object.annotations().clone(),
+        namespace: metadata.namespace.unwrap_or_default(),
+        name: metadata.name.unwrap_or_default(),
+        labels: metadata.labels.unwrap_or_default(),
+        annotations: metadata.annotations.unwrap_or_default(),
         data: Value::Null,
     }
 }

@@ -12,7 +12,7 @@ fn object(name: &str, labels: Value, annotations: Value, data: Value) -> Object 
     }
 }
 
-fn slice(name: &str, service: &str, ports: Value, endpoints: Value) -> Object {
+fn slice(name: &str, service: &str, ports: &Value, endpoints: &Value) -> Object {
     let labels = json!({"kubernetes.io/service-name": service});
     let data = json!({"addressType": "IPv4", "ports": ports, "endpoints": endpoints});
     object(name, labels, json!({}), data)
@@ -74,7 +74,7 @@ fn held() -> Held {
     ]);
     held.put(
         Kind::Slice,
-        &slice("orders-1", "orders", ports, endpoints),
+        &slice("orders-1", "orders", &ports, &endpoints),
         false,
     );
     held.put(
@@ -174,7 +174,11 @@ fn an_interface_without_a_port_is_named() {
     );
     let ports = json!([{"name": "a", "port": 1}, {"name": "b", "port": 2}]);
     let endpoints = json!([endpoint("10.0.0.3", "x"), endpoint("10.0.0.4", "y")]);
-    held.put(Kind::Slice, &slice("two-1", "two", ports, endpoints), true);
+    held.put(
+        Kind::Slice,
+        &slice("two-1", "two", &ports, &endpoints),
+        true,
+    );
     held.put(
         Kind::Slice,
         &object("lost", json!({}), json!({}), json!({})),
