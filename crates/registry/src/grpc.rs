@@ -54,18 +54,22 @@ pub struct Grpc {
     api: Api,
 }
 
-fn status(error: Error) -> Status {
-    let text = error.to_string();
-    match error {
-        Error::Invalid(_) => Status::invalid_argument(text),
-        Error::Unauthenticated(_) => Status::unauthenticated(text),
-        Error::Forbidden(_) => Status::permission_denied(text),
-        Error::NotFound(_) => Status::not_found(text),
-        Error::TooMany(_) => Status::resource_exhausted(text),
-        Error::Overloaded(_) | Error::Stopped | Error::Unreachable(_) => Status::unavailable(text),
-        Error::Unsupported(_) => Status::unimplemented(text),
-        Error::NotEmpty(_) => Status::failed_precondition(text),
-        Error::Store(_) => Status::internal(text),
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        let text = error.to_string();
+        match error {
+            Error::Invalid(_) => Status::invalid_argument(text),
+            Error::Unauthenticated(_) => Status::unauthenticated(text),
+            Error::Forbidden(_) => Status::permission_denied(text),
+            Error::NotFound(_) => Status::not_found(text),
+            Error::TooMany(_) => Status::resource_exhausted(text),
+            Error::Overloaded(_) | Error::Stopped | Error::Unreachable(_) => {
+                Status::unavailable(text)
+            }
+            Error::Unsupported(_) => Status::unimplemented(text),
+            Error::NotEmpty(_) => Status::failed_precondition(text),
+            Error::Store(_) => Status::internal(text),
+        }
     }
 }
 
@@ -96,7 +100,7 @@ impl Grpc {
         let header = header.map(|value| value.as_encoded_bytes());
         self.api
             .caller(header, request.extensions())
-            .map_err(status)
+            .map_err(Status::from)
     }
 
     fn references(&self, messages: &[pb::InstanceRef]) -> Result<Vec<InstanceRef>, Status> {
@@ -123,7 +127,7 @@ impl Grpc {
         let entered = self
             .api
             .enter(caller, verb, Scope::Many(&namespaces), objects);
-        entered.map_err(status)
+        entered.map_err(Status::from)
     }
 
     /// What a list or watch is of, if the caller may see it.
@@ -140,7 +144,7 @@ impl Grpc {
         let scope = Scope::from(selector.namespace.as_ref());
         let objects = || gate::watched(&selector).into_iter();
         let entry = self.api.enter(caller, verb, scope, objects);
-        let entry = entry.map_err(status)?;
+        let entry = entry.map_err(Status::from)?;
         Ok((selector, entry))
     }
 
@@ -160,7 +164,7 @@ impl Grpc {
         let objects = || std::iter::once(key.to_string());
         let scope = Scope::One(&key.service.namespace);
         let entered = self.api.enter(caller, verb, scope, objects);
-        entered.map_err(status)
+        entered.map_err(Status::from)
     }
 }
 
@@ -190,14 +194,14 @@ impl RegistryService for Grpc {
             let objects = || instances.iter().map(gate::named);
             let scope = Scope::Many(&namespaces);
             let entered = self.api.enter(&caller, Verb::Register, scope, objects);
-            entered.map_err(status)?
+            entered.map_err(Status::from)?
         };
         let registry = &self.api.registry;
         let done = match session {
             None => registry.register(instances).await,
             Some(session) => registry.register_in(session, instances).await,
         };
-        let done = entry.end(done).map_err(status)?;
+        let done = entry.end(done).map_err(Status::from)?;
         let registered = done.result.into_iter().map(|registered| pb::Registered {
             id: registered.id.to_string(),
             created: registered.created,
@@ -228,7 +232,7 @@ impl RegistryService for Grpc {
         let references = self.references(&request.into_inner().instances)?;
         let entry = self.enter_for(&caller, Verb::Renew, &references)?;
         let done = entry.end(self.api.registry.renew(references).await);
-        let done = done.map_err(status)?;
+        let done = done.map_err(Status::from)?;
         Ok(Response::new(pb::RenewResponse {
             renewed: done.result.renewed as u64,
             unknown: done.result.unknown.iter().map(reference_to).collect(),
@@ -243,7 +247,7 @@ impl RegistryService for Grpc {
         let references = self.references(&request.into_inner().instances)?;
         let entry = self.enter_for(&caller, Verb::Deregister, &references)?;
         let done = entry.end(self.api.registry.deregister(references).await);
-        let done = done.map_err(status)?;
+        let done = done.map_err(Status::from)?;
         Ok(Response::new(pb::DeregisterResponse {
             revision: done.revision,
             removed: done.result as u64,
@@ -257,7 +261,7 @@ impl RegistryService for Grpc {
         let caller = self.caller(&request)?;
         let request = request.into_inner();
         let (selector, entry) = self.selected(&caller, Verb::List, request.selector)?;
-        entry.end(Ok(())).map_err(status)?;
+        entry.end(Ok(())).map_err(Status::from)?;
         let services = self.api.registry.snapshot();
         let (after, limit) = (token(&request.page_token), limit(request.page_size));
         let (found, next) = page::list_services(&services, &selector, after, limit);
@@ -286,7 +290,7 @@ impl RegistryService for Grpc {
         let caller = self.caller(&request)?;
         let request = request.into_inner();
         let (selector, entry) = self.selected(&caller, Verb::List, request.selector)?;
-        entry.end(Ok(())).map_err(status)?;
+        entry.end(Ok(())).map_err(Status::from)?;
         let services = self.api.registry.snapshot();
         let (after, limit) = (token(&request.page_token), limit(request.page_size));
         let (found, next) = page::list_instances(&services, &selector, after, limit);
@@ -306,7 +310,7 @@ impl RegistryService for Grpc {
         let reference = reference_from(&message);
         let references = std::slice::from_ref(&reference);
         let entry = self.enter_for(&caller, Verb::Get, references)?;
-        entry.end(Ok(())).map_err(status)?;
+        entry.end(Ok(())).map_err(Status::from)?;
         let services = self.api.registry.snapshot();
         match services.instance(&reference) {
             Some(instance) => Ok(Response::new(pb::GetResponse {
@@ -334,13 +338,13 @@ impl RegistryService for Grpc {
         let (selector, entry) = self.selected(&caller, Verb::Watch, request.selector)?;
         let namespace = selector.namespace.clone();
         let watch = entry.end(self.api.registry.watch(selector, since.as_ref()));
-        let parts = Parts::new(watch.map_err(status)?);
+        let parts = Parts::new(watch.map_err(Status::from)?);
         let first = Some((parts, self.api.clone(), caller, namespace));
         let responses = stream::unfold(first, |state| async move {
             let (mut parts, api, caller, namespace) = state?;
             let part = parts.next().await?;
             if let Err(error) = api.allow_watch(&caller, namespace.as_ref()) {
-                return Some((Err(status(error)), None));
+                return Some((Err(Status::from(error)), None));
             }
             let response = response(&part, parts.store());
             Some((Ok(response), Some((parts, api, caller, namespace))))
@@ -362,7 +366,7 @@ impl RegistryService for Grpc {
             Ok(interface) => registry.put_interface(interface).await,
             Err(error) => Err(Error::Invalid(error.in_field("json"))),
         };
-        let created = entry.end(put).map_err(status)?;
+        let created = entry.end(put).map_err(Status::from)?;
         Ok(Response::new(pb::PutInterfaceResponse { created }))
     }
 
@@ -373,9 +377,9 @@ impl RegistryService for Grpc {
         let caller = self.caller(&request)?;
         let key = self.interface_named(request.into_inner().interface)?;
         let entry = self.enter_interface(&caller, Verb::Get, &key)?;
-        entry.end(Ok(())).map_err(status)?;
+        entry.end(Ok(())).map_err(Status::from)?;
         let found = self.api.registry.interfaces().get(&key);
-        let found = found.ok_or_else(|| status(key.not_there()))?;
+        let found = found.ok_or_else(|| Status::from(key.not_there()))?;
         let json = String::from_utf8_lossy(&found.json()).into_owned();
         Ok(Response::new(pb::GetInterfaceResponse { json }))
     }
@@ -387,7 +391,7 @@ impl RegistryService for Grpc {
         let caller = self.caller(&request)?;
         let request = request.into_inner();
         let (selector, entry) = self.selected(&caller, Verb::List, request.selector)?;
-        entry.end(Ok(())).map_err(status)?;
+        entry.end(Ok(())).map_err(Status::from)?;
         let after = match token(&request.page_token) {
             None => None,
             Some(text) => Some(InterfaceKey::from_token(text).ok_or_else(|| {
@@ -418,7 +422,7 @@ impl RegistryService for Grpc {
             true => Ok(()),
             false => Err(key.not_there()),
         });
-        entry.end(removed).map_err(status)?;
+        entry.end(removed).map_err(Status::from)?;
         Ok(Response::new(pb::DeleteInterfaceResponse {}))
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
-use super::{SessionStream, session_named, status};
+use super::{SessionStream, session_named};
 use crate::access::Caller;
 use crate::error::Error;
 use crate::gate::{Api, Entry, Scope, Verb};
@@ -50,7 +50,9 @@ pub(super) async fn serve(
         0 => DEFAULT_TTL,
         ms => Duration::from_millis(ms),
     };
-    let (claim, state) = begin(&api, &caller, &first.id, ttl).await.map_err(status)?;
+    let (claim, state) = begin(&api, &caller, &first.id, ttl)
+        .await
+        .map_err(Status::from)?;
     let kept = Kept {
         api,
         caller,
@@ -61,9 +63,10 @@ pub(super) async fn serve(
     let (answers, unread) = mpsc::channel(UNREAD);
     // There is room for the first.
     let _ = answers.try_send(Ok(kept.answer(state)));
-    match first.close {
-        true => drop(kept.close(&answers).await),
-        false => drop(tokio::spawn(kept.keep(requests, answers))),
+    if first.close {
+        kept.close(&answers).await;
+    } else {
+        tokio::spawn(kept.keep(requests, answers));
     }
     let answers = stream::unfold(unread, |mut unread| async move {
         let answer = unread.recv().await?;
@@ -168,7 +171,7 @@ impl Kept {
             Ok(state) => Ok(self.answer(state)),
             // Too many wait for the writer: the next renewal is early enough.
             Err(Error::Overloaded(_)) => return true,
-            Err(error) => Err(status(error)),
+            Err(error) => Err(Status::from(error)),
         };
         let goes_on = answer.is_ok();
         if is_asked || !goes_on {
@@ -193,7 +196,7 @@ impl Kept {
                 ttl: self.ttl,
                 instances: done.result,
             })),
-            Err(error) => Err(status(error)),
+            Err(error) => Err(Status::from(error)),
         };
         let _ = answers.try_send(answer);
     }

@@ -143,10 +143,9 @@ impl Query {
         let known = groups.concat();
         let mut seen: Vec<&str> = Vec::new();
         for (name, _) in &self.0 {
+            let is_label = known.contains(&METADATA) && metadata_key(name).is_some();
             let message = match () {
-                () if !known.contains(&name.as_str())
-                    && !(known.contains(&METADATA) && metadata_key(name).is_some()) =>
-                {
+                () if !is_label && !known.contains(&name.as_str()) => {
                     format!("is not known; there are {}", known.join(", "))
                 }
                 () if seen.contains(&name.as_str()) => "comes twice".to_owned(),
