@@ -231,7 +231,7 @@ async fn clients_of_every_generation_see_each_other_and_all_registries() -> Resu
             took.push(pushed.saturating_sub(known));
         }
     }
-    println!("change in the hub -> listener of 1.4, 2.5, 3.0: {took:?} ms");
+    eprintln!("change in the hub -> listener of 1.4, 2.5, 3.0: {took:?} ms");
     let done = facade.registry.register(vec![orders(80)]).await?;
     three.wait(
         "watched",
@@ -308,7 +308,7 @@ async fn clients_of_every_generation_see_each_other_and_all_registries() -> Resu
     let before = Instant::now();
     three.0.kill()?;
     two.pushed("seen shop", &format!("{first} {second}"))?;
-    println!("kill -> listener: {:?}", before.elapsed());
+    eprintln!("kill -> listener: {:?}", before.elapsed());
 
     // Another hub: clients register again by themselves.
     facade.stop().await;

@@ -241,7 +241,8 @@ async fn pages_hold_once_what_was_there_all_the_time() {
     let api = registry.api(Access::open(), Audit::none());
     let mut client = grpc_of(&api).await;
     let at = |service: u32, id: u32, zone: &str| {
-        let namespace = registry::Namespace::new(if service % 2 == 0 { "" } else { "odd" });
+        let namespace =
+            registry::Namespace::new(if service.is_multiple_of(2) { "" } else { "odd" });
         let key = registry::ServiceKey::within(namespace, "bolt", &format!("com.s{service:02}"));
         let mut instance = registry::Instance::new(key, "10.0.0.1", 1);
         instance.id = format!("i{id}").into();

@@ -55,11 +55,9 @@ impl Endpoints {
     pub fn iter(&self) -> impl Iterator<Item = Cow<'_, Endpoint>> {
         let registered = self.registered.iter().flat_map(|joined| {
             let instances = joined.service.instances.iter();
-            instances.filter_map(|instance| {
-                check(instance)
-                    .is_ok_and(|serves| serves)
-                    .then(|| Cow::Owned(endpoint(instance, joined)))
-            })
+            instances
+                .filter(|instance| check(instance) == Ok(true))
+                .map(|instance| Cow::Owned(endpoint(instance, joined)))
         });
         self.own.iter().map(Cow::Borrowed).chain(registered)
     }
