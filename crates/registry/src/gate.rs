@@ -57,7 +57,8 @@ impl Verb {
 
     fn action(self) -> Action {
         match self {
-            Verb::List | Verb::Get | Verb::Watch | Verb::Status | Verb::Save => Action::Read,
+            Verb::List | Verb::Get | Verb::Watch | Verb::Status => Action::Read,
+            Verb::Save | Verb::Restore => Action::Admin,
             _ => Action::Write,
         }
     }

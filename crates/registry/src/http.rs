@@ -71,6 +71,7 @@ impl Api {
         }
         router
             .method_not_allowed_fallback(method_not_allowed)
+            .route("/v1/", any(not_found))
             .route("/v1/{*rest}", any(not_found))
             .layer(DefaultBodyLimit::disable())
             .with_state(self.clone())
