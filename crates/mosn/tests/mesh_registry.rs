@@ -13,6 +13,18 @@ use tokio::runtime::Runtime;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Binds an address that a server before may still be letting go of.
+fn bind(address: &str) -> std::net::TcpListener {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match std::net::TcpListener::bind(address) {
+            Ok(socket) => return socket,
+            Err(error) => assert!(Instant::now() < end, "{address}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A registry's gRPC server in a runtime of its own, so that its end closes every connection as the end of a process does.
 struct Server {
     registry: Registry,
@@ -27,7 +39,7 @@ impl Server {
             .enable_all()
             .build()
             .expect("a runtime");
-        let socket = std::net::TcpListener::bind(address).expect("a free port");
+        let socket = bind(address);
         socket.set_nonblocking(true).expect("a socket");
         let address = socket.local_addr().expect("an address");
         let service = registry.grpc_service();
