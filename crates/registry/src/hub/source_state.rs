@@ -62,6 +62,8 @@ pub(crate) struct SourceState {
     by_service: HashMap<ServiceKey, BTreeSet<Arc<str>>>,
     pub(crate) own: Services,
     pub(crate) copies: Services,
+    /// What of its own is only held back from going.
+    pub(crate) held_back: Services,
     session: u64,
     pub(crate) connected: bool,
     /// The present session has given every list.
@@ -89,6 +91,7 @@ impl SourceState {
             by_service: HashMap::new(),
             own: Services::default(),
             copies: Services::default(),
+            held_back: Services::default(),
             session: 0,
             connected: false,
             session_synced: false,
@@ -394,13 +397,15 @@ impl SourceState {
         if touched.is_empty() {
             return touched;
         }
-        let (mut own, mut copies) = (Vec::new(), Vec::new());
+        let (mut own, mut copies, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for key in &touched {
             own.push((key.clone(), self.service(key, Listed::present)));
             copies.push((key.clone(), self.service(key, Listed::copies)));
+            held.push((key.clone(), self.service(key, Listed::held)));
         }
         self.own = self.own.with(revision, own);
         self.copies = self.copies.with(revision, copies);
+        self.held_back = self.held_back.with(revision, held);
         touched
     }
 
@@ -443,6 +448,10 @@ impl Listed {
     fn present(&self) -> Box<dyn Iterator<Item = &Arc<Instance>> + '_> {
         let held = self.held.iter().map(|(instance, _)| instance);
         Box::new(self.instances.iter().chain(held))
+    }
+
+    fn held(&self) -> Box<dyn Iterator<Item = &Arc<Instance>> + '_> {
+        Box::new(self.held.iter().map(|(instance, _)| instance))
     }
 
     fn copies(&self) -> Box<dyn Iterator<Item = &Arc<Instance>> + '_> {

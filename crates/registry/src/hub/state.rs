@@ -31,6 +31,8 @@ pub struct SourceView {
     pub live: bool,
     /// What applications put there.
     pub own: Services,
+    /// Those of them that the registry no longer has, and which are held back from going.
+    pub held: Services,
     /// Copies that carry this mesh's mark.
     pub copies: Services,
     /// What became of the copies that the hub wants there.
@@ -194,6 +196,7 @@ impl HubState {
                     synced: source.synced,
                     live: source.is_live(),
                     own: source.own.clone(),
+                    held: source.held_back.clone(),
                     copies: source.copies.clone(),
                     written: Arc::new(source.written.clone()),
                     withdrawn: source.withdrawn.iter().cloned().collect(),
@@ -208,6 +211,7 @@ impl HubState {
                 synced: true,
                 live: true,
                 own: services.as_ref().clone(),
+                held: Services::default(),
                 copies: Services::default(),
                 written: Arc::default(),
                 withdrawn: Arc::default(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Instance, ServiceKey};
+use crate::namespace::Namespace;
 
 /// SOFARPC's version where none is said.
 const BOLT_VERSION: &str = "1.0";
@@ -11,6 +12,7 @@ const BOLT_VERSION: &str = "1.0";
 /// small letters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ServiceId {
+    namespace: Namespace,
     protocol: Arc<str>,
     name: Arc<str>,
 }
@@ -36,7 +38,11 @@ impl ServiceId {
         } else {
             key.name.clone()
         };
-        ServiceId { protocol, name }
+        ServiceId {
+            namespace: key.namespace.clone(),
+            protocol,
+            name,
+        }
     }
 
     /// The endpoint of one of its instances.
@@ -80,6 +86,11 @@ impl Endpoint {
         if !self.group.is_empty() {
             id.push('~');
             id.push_str(&word(&self.group));
+        }
+        if !self.service.namespace.is_default() {
+            id.push('~');
+            id.push_str("namespace=");
+            id.push_str(&word(self.service.namespace.as_str()));
         }
         id.into()
     }

@@ -14,6 +14,8 @@ use crate::sync::endpoint::{Endpoint, ServiceId};
 pub(crate) struct There {
     /// An entry without a mark: an application's, or a copy that lost it.
     pub(crate) unmarked: bool,
+    /// There was one, and it is held back from going.
+    pub(crate) held: bool,
     /// A copy of another mesh, and its mark.
     pub(crate) foreign: Option<Box<str>>,
     /// A copy with this mesh's mark.
@@ -68,6 +70,11 @@ impl Index {
             }
             for instance in instances(&view.own, &keys) {
                 let there = self.endpoints.entry(id.endpoint(instance)).or_default();
+                let held = view.held.get(&instance.service);
+                if held.is_some_and(|held| held.instance(&instance.id).is_some()) {
+                    there.held = true;
+                    continue;
+                }
                 match instance.metadata.get(ORIGIN_MARK) {
                     None => there.unmarked = true,
                     // Of several the first in the order of meshes: it is who stays.

@@ -13,8 +13,8 @@ use crate::sync::owned::OwnedCopy;
 
 /// Registries show for a while what was taken out: Eureka for 30 s.
 const LINGER: Duration = Duration::from_secs(120);
-/// A copy that is shown otherwise than it was written for so long is written again: another hub, which no longer leads, may
-/// have written last.
+/// A copy that is shown otherwise than it was written for so long, or not at all, is written again: another hub, which no
+/// longer leads, may have written last, and took the entry with it when it ended.
 const REWRITE: Duration = Duration::from_secs(45);
 /// Some registries cannot show all that was written.
 const REWRITES: u32 = 3;
@@ -37,8 +37,9 @@ pub(crate) struct Record {
     seen: Seen,
     /// Since when the registry shows something else than was written.
     differs: Option<Instant>,
-    /// How often it was written again because of that.
+    /// The number of the last writing because of that, and how many in a row were to no avail.
     rewritten: u32,
+    in_vain: u32,
     phase: Phase,
 }
 
@@ -120,7 +121,10 @@ impl Record {
 
     /// A new one.
     pub(crate) fn begun(origin: Arc<str>, copy: Arc<Instance>, now: Instant) -> Record {
+        let rewritten = copy.metadata.get(REWRITE_MARK);
         Record {
+            rewritten: rewritten.and_then(|n| n.parse().ok()).unwrap_or(0),
+            in_vain: 0,
             origin,
             copy,
             confirmed: false,
@@ -128,7 +132,6 @@ impl Record {
             unruled: None,
             seen: Seen::Nothing,
             differs: None,
-            rewritten: 0,
             phase: Phase::Active,
         }
     }
@@ -193,7 +196,7 @@ impl Record {
             return self.begin_to_go(true);
         }
         self.compare(present, target, now);
-        let is_absent = target.live && present.copy.is_none() && !present.unmarked;
+        let is_absent = target.live && present.copy.is_none() && !present.unmarked && !present.held;
         if original != Original::Unruled {
             self.unruled = None;
         }
@@ -225,6 +228,8 @@ impl Record {
             (Some(_), false, _) => Seen::Marked,
             (None, true, Seen::Marked | Seen::LostMark) => Seen::LostMark,
             (None, true, Seen::Nothing | Seen::Others) => Seen::Others,
+            // Not yet news.
+            (None, false, seen) if present.held => seen,
             (None, false, _) => Seen::Nothing,
         };
     }
@@ -234,20 +239,33 @@ impl Record {
         let foreign = present.foreign.as_deref();
         // Of two meshes the first in their order stays.
         let comes_first = foreign.is_some_and(|mark| mark.split('/').next() < Some(mesh));
-        self.seen == Seen::Others || (comes_first && present.copy.is_some())
+        (self.seen == Seen::Others && present.unmarked) || (comes_first && present.copy.is_some())
     }
 
+    /// Whether the target shows what was written; what it does not show for long is written again.
     fn compare(&mut self, present: &There, target: &SourceView, now: Instant) {
-        let differs = present.copy.as_ref().is_some_and(|shown| {
-            shown.weight != self.copy.weight
-                || shown.healthy != self.copy.healthy
-                || shown.metadata.get(ORIGIN_MARK) != self.copy.metadata.get(ORIGIN_MARK)
-        });
-        if !target.live || !differs {
+        let is_written = matches!(target.written.get(&self.copy.id), Some(Ok(())));
+        let differs = match &present.copy {
+            Some(shown) => {
+                shown.weight != self.copy.weight
+                    || shown.healthy != self.copy.healthy
+                    || shown.metadata.get(ORIGIN_MARK) != self.copy.metadata.get(ORIGIN_MARK)
+            }
+            // What was never written is on its way.
+            None => is_written,
+        };
+        if !target.live {
             self.differs = None;
-        } else if now >= *self.differs.get_or_insert(now) + REWRITE && self.rewritten < REWRITES {
+        } else if !differs {
             self.differs = None;
-            self.rewritten += 1;
+            if present.copy.is_some() {
+                self.in_vain = 0;
+            }
+        } else if now >= *self.differs.get_or_insert(now) + REWRITE && self.in_vain < REWRITES {
+            self.differs = None;
+            self.in_vain += 1;
+            self.rewritten = self.rewritten.wrapping_add(1);
+            self.copy = Arc::new(self.as_written(&self.copy));
         }
     }
 

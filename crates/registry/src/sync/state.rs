@@ -379,7 +379,12 @@ impl SyncState {
                 None => self.original(round.name, record, round.view, all_read),
             };
             let was_going = record.is_going();
+            let before = record.copy.clone();
             let verdict = record.judge(original, present, round.there, hold, round.now);
+            if !Arc::ptr_eq(&before, &record.copy) {
+                let owned = record.owned(round.name);
+                round.step.owned.push(OwnedChange::Put(owned));
+            }
             round.obey(record, verdict, was_going)
         });
         round.target.records = records;
@@ -429,7 +434,8 @@ impl Target {
         }
         self.records.retain(|endpoint, record| {
             let there = index.get(endpoint);
-            let is_there = there.is_some_and(|there| there.copy.is_some() || there.unmarked);
+            let is_there =
+                there.is_some_and(|there| there.copy.is_some() || there.unmarked || there.held);
             if !is_there {
                 let (target, id) = (name.clone(), record.copy.id.clone());
                 owned.push(OwnedChange::Forget { target, id });

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use registry::{
-    HubState, Instance, Limits, List, OwnedChange, OwnedCopy, Protection, Report, Role, Settings,
-    SyncRule, SyncState, Trouble, Wanted,
+    HubState, Instance, Limits, List, ORIGIN_MARK, OwnedChange, OwnedCopy, Protection, Report,
+    Role, Settings, SyncRule, SyncState, Trouble, Wanted,
 };
 
 use super::registry::{LEASE, Owner, Place, Registry, place};
-use super::{HOLD, TICK};
+use super::{HOLD, NEWS, TICK};
 
 /// An adapter.
 #[derive(Debug, Default)]
@@ -19,13 +19,15 @@ pub(crate) struct Link {
     /// Nothing is between hub and registry.
     pub(crate) reachable: bool,
     pub(crate) connected: bool,
-    /// Since when, and when the last connection ended.
     pub(crate) since: Option<Instant>,
-    lost: Option<Instant>,
     session: u64,
+    /// When the session was last kept alive.
+    renewed: Option<Instant>,
     /// The registry's version that was read last.
     seen: u64,
     listed: BTreeSet<String>,
+    /// When it last showed an application's entry.
+    shown: BTreeMap<Place, Instant>,
     wanted: Wanted,
     written: BTreeMap<Arc<str>, Written>,
     withdrawn: BTreeSet<Arc<str>>,
@@ -43,6 +45,8 @@ pub(crate) struct TakenOut {
     pub(crate) registry: usize,
     pub(crate) place: Place,
     pub(crate) by: usize,
+    /// The registry that it was a copy of, if it still had its mark.
+    pub(crate) origin: Option<String>,
 }
 
 pub(crate) struct Hub {
@@ -155,10 +159,34 @@ impl Hub {
                 self.write(at, registry, rng, now, taken_out);
             }
         }
+        // What was held back goes, which is news.
+        self.is_dirty |= self.state.next_deadline().is_some_and(|due| due <= now);
         self.state.tick(now);
         if self.is_dirty || self.next.is_some_and(|next| next <= now) || rng.u8(..20) == 0 {
             self.step(registries, now);
         }
+    }
+
+    /// Whether it can know of an application's entry that is in a registry since then: it saw it, or has yet to look, or
+    /// had time enough.
+    pub(crate) fn can_know(&self, at: usize, place: &Place, since: Instant, now: Instant) -> bool {
+        let link = &self.links[at];
+        let saw = link.shown.get(place).is_some_and(|shown| *shown >= since);
+        let looked = link
+            .since
+            .is_some_and(|linked| linked.max(since) + NEWS < now);
+        saw || link.seen == 0 || looked
+    }
+
+    /// What it believes that registries hold, for people.
+    pub(crate) fn sees(&self) -> String {
+        let view = self.state.view();
+        let sources = view.sources.iter().map(|(name, source)| {
+            let own = source.own.iter().flat_map(|s| s.instances.iter());
+            let own: Vec<Place> = own.map(|i| place(i)).collect();
+            format!("{name} (live: {}) {own:?}", source.live)
+        });
+        format!("hub {} sees {:?}", self.number, sources.collect::<Vec<_>>())
     }
 
     fn report(&mut self, registry: &Registry, report: Report, now: Instant) {
@@ -173,12 +201,11 @@ impl Hub {
             (true, false) => {
                 link.connected = false;
                 link.since = None;
-                link.lost = Some(now);
                 let (trouble, reason) = (Trouble::Unreachable, String::new());
                 self.report(registry, Report::Disconnected { trouble, reason }, now);
             }
             (false, true) if rng.u8(..3) > 0 => {
-                let resumed = link.lost.is_some_and(|at| now < at + LEASE);
+                let resumed = link.renewed.is_some_and(|at| now < at + LEASE);
                 if registry.by_content && !resumed {
                     self.sessions += 1;
                     link.session = self.sessions;
@@ -186,7 +213,6 @@ impl Hub {
                 }
                 link.connected = true;
                 link.since = Some(now);
-                link.seen = 0;
                 link.withdrawn.clear();
                 let server = String::new();
                 self.report(registry, Report::Connected { server }, now);
@@ -200,6 +226,9 @@ impl Hub {
     fn lists(&mut self, at: usize, registry: &Registry, certain: bool, now: Instant) {
         let mut lists = registry.lists();
         let link = &mut self.links[at];
+        for place in registry.own_places() {
+            link.shown.insert(place, now);
+        }
         for known in std::mem::take(&mut link.listed) {
             lists.entry(known).or_default();
         }
@@ -238,9 +267,12 @@ impl Hub {
         let link = &mut self.links[at];
         let mut take_out = |registry: &mut Registry, name: &str| {
             if let Some(entry) = registry.remove(name) {
+                let mark = entry.instance.metadata.get(ORIGIN_MARK);
+                let origin = mark.and_then(|mark| mark.split_once('/'));
                 taken_out.push(TakenOut {
                     registry: at,
                     place: place(&entry.instance),
+                    origin: origin.map(|(_, origin)| origin.to_owned()),
                     by: self.number,
                 });
             }
@@ -305,6 +337,7 @@ impl Hub {
             link.withdrawn.insert(id.clone());
             reports.push(Report::Withdrawn { id: id.clone() });
         }
+        link.renewed = Some(now);
         if registry.by_content {
             // The session keeps all its entries.
             let mine = registry.entries.values_mut().filter(|e| e.owner == owner);

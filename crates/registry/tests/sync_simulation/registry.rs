@@ -102,6 +102,13 @@ impl Registry {
             .any(|e| self::place(&e.instance) == *place)
     }
 
+    /// What applications put there.
+    pub(crate) fn own_places(&self) -> impl Iterator<Item = Place> {
+        let entries = self.entries.values();
+        let own = entries.filter(|entry| matches!(entry.owner, Owner::App(_)));
+        own.map(|entry| place(&entry.instance))
+    }
+
     /// One list a service.
     pub(crate) fn lists(&self) -> BTreeMap<String, Vec<Instance>> {
         let mut lists: BTreeMap<String, Vec<Instance>> = BTreeMap::new();

@@ -8,14 +8,12 @@ use fastrand::Rng;
 use registry::{Instance, ORIGIN_MARK, Role, SyncRule};
 use serde_json::json;
 
-use super::HOLD;
 use super::hub::{Hub, TakenOut};
 use super::registry::{LEASE, Owner, Place, Registry, instance, place};
+use super::{HOLD, NEWS};
 
 /// A leader that has been there for so long has read what it can.
 const SETTLED: Duration = Duration::from_secs(10);
-/// What hubs know may be so old.
-const NEWS: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct App {
@@ -26,7 +24,9 @@ struct App {
     healthy: bool,
     /// Where it registers itself, and from when on.
     registers: BTreeMap<usize, Instant>,
-    /// Where it ever did.
+    /// Where it is registered, since when.
+    present: BTreeMap<usize, Instant>,
+    /// Where it ever was.
     registered: BTreeSet<usize>,
     /// When it last took itself out somewhere.
     left: Option<Instant>,
@@ -134,6 +134,7 @@ impl World {
             weight: 100,
             healthy: true,
             registers: BTreeMap::new(),
+            present: BTreeMap::new(),
             registered: BTreeSet::new(),
             left: None,
         });
@@ -231,6 +232,7 @@ impl World {
                         registry.remove(&old);
                     }
                     app.registered.insert(*at);
+                    app.present.entry(*at).or_insert(self.now);
                 }
             }
         }
@@ -255,12 +257,12 @@ impl World {
         }
     }
 
-    /// The application behind an entry, if it is alive and registers where the registry is fed from.
+    /// The application behind an entry, if it is alive and registered where the registry is fed from.
     fn living(&self, at: usize, place: &Place) -> Option<&App> {
         let app = self.apps.iter().find(|app| app.place() == *place)?;
         let feeds = |from: &usize| *from == at || self.feeds[at].contains(from);
         let steady = app.left.is_none_or(|left| left + NEWS < self.now);
-        (app.alive && steady && app.registers.keys().any(feeds)).then_some(app)
+        (app.alive && steady && app.present.keys().any(feeds)).then_some(app)
     }
 
     fn check_taken_out(&mut self, gone: &TakenOut) {
@@ -269,8 +271,17 @@ impl World {
         let (service, port) = &gone.place;
         let text = format!("hub {} took {service}:{port} out of {name}", gone.by);
         let is_last = !registry.holds(&gone.place);
-        let broken =
-            is_last && !self.is_confused && self.living(gone.registry, &gone.place).is_some();
+        // Nobody can know of what is registered only where he cannot look.
+        let knows = |(from, since): (&usize, &Instant)| {
+            let feeds = *from == gone.registry || self.feeds[gone.registry].contains(from);
+            let is_origin = gone.origin.as_deref() == Some(&*self.registries[*from].name);
+            let hub = &self.hubs[gone.by];
+            feeds && (is_origin || hub.can_know(*from, &gone.place, *since, self.now))
+        };
+        let lives = self
+            .living(gone.registry, &gone.place)
+            .is_some_and(|app| app.present.iter().any(knows));
+        let broken = is_last && !self.is_confused && lives;
         self.note(|| text.clone());
         if broken {
             self.break_law(format!("{text}, which lives"));
@@ -355,6 +366,7 @@ impl World {
         let is_orderly = self.rng.bool();
         let app = &mut self.apps[number];
         app.alive = !app.alive;
+        app.present.clear();
         if app.alive {
             app.registers = BTreeMap::from([(home, now)]);
             if is_double {
@@ -404,6 +416,7 @@ impl World {
             return;
         }
         app.left = Some(now);
+        app.present.remove(&at);
         if app.registers.is_empty() {
             app.registers.insert((at + 1) % 3, now);
         }
@@ -498,6 +511,8 @@ impl World {
             return;
         }
         let which = self.rng.usize(..copies.len());
+        // Too young to have been seen with its mark.
+        self.is_confused |= copies[which].dirty + NEWS > self.now;
         let copy = &mut copies[which].instance;
         copy.metadata = copy
             .metadata
@@ -563,6 +578,12 @@ impl World {
                     .iter()
                     .map(|(name, e)| format!("{name} {:?}", e.owner))
                     .collect();
+                for hub in 0..self.hubs.len() {
+                    let status = format!("{:?}", self.hubs[hub].sync.status().targets);
+                    self.note(|| status);
+                    let sees = self.hubs[hub].sees();
+                    self.note(|| sees);
+                }
                 self.break_law(format!(
                     "{name} holds {entries:?} {found:?}, not {expected:?}"
                 ));
