@@ -156,6 +156,11 @@ impl Record {
         self.confirmed = true;
     }
 
+    /// Its registry is away: when it returns it has to show first what it has.
+    pub(crate) fn unconfirm(&mut self) {
+        self.confirmed = false;
+    }
+
     pub(crate) fn is_going(&self) -> bool {
         matches!(self.phase, Phase::Going { .. })
     }
@@ -203,8 +208,7 @@ impl Record {
         match original {
             Original::There | Original::DryRun => Verdict::Publish,
             Original::Away => {
-                // When it returns it has to show first what it has.
-                self.confirmed = false;
+                self.unconfirm();
                 Verdict::Hold(Held::Away, None)
             }
             Original::Unread => Verdict::Hold(Held::Unread, None),

@@ -85,6 +85,9 @@ struct Candidate {
     source: Arc<str>,
     /// The source was read since the hub began.
     is_read: bool,
+    is_live: bool,
+    /// The source no longer has it, which is not yet believed.
+    is_held: bool,
     copy: Instance,
 }
 
@@ -270,6 +273,7 @@ impl SyncState {
                 let mark = format!("{}/{source}", self.mesh);
                 for service in from.own.iter().filter(|s| rule.means_service(&s.key)) {
                     let id = ServiceId::of(&service.key);
+                    let held = from.held.get(&service.key);
                     for instance in service.instances.iter() {
                         if !rule.means(instance) || !self.is_original(source, &id, instance) {
                             continue;
@@ -279,6 +283,8 @@ impl SyncState {
                             dry_run: rule.dry_run,
                             source: source.clone(),
                             is_read: from.synced,
+                            is_live: from.live,
+                            is_held: held.is_some_and(|held| held.instance(&instance.id).is_some()),
                             copy: rule.copy(leg, instance, &mark),
                         };
                         self.take_better(name, candidate, &mut candidates);
@@ -455,7 +461,11 @@ impl Round<'_> {
         if !candidate.is_read {
             return;
         }
-        record.confirm();
+        match (candidate.is_live, candidate.is_held) {
+            (true, false) => record.confirm(),
+            (true, true) => {}
+            (false, _) => record.unconfirm(),
+        }
         let copy = record.as_written(&candidate.copy);
         let is_same = record.origin == candidate.source && record.copy.same_content(&copy);
         if is_same || candidate.dry_run || !self.target.budget.take() {
