@@ -32,7 +32,8 @@ impl Cli {
             .args([
                 "-waitforconnection",
                 "-timeout",
-                "2000",
+                // It ends when it has not connected within that: a machine may be busy.
+                "15000",
                 "-server",
                 &server.to_string(),
             ]);
