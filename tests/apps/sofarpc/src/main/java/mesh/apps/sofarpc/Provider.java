@@ -11,7 +11,7 @@ import mesh.apps.Console;
 import mesh.apps.Flags;
 import mesh.apps.ShopBase;
 
-/** A SOFARPC provider on one port: {@code --host, --port, --label, --unique-id, --mesh http://sidecar:13330}. */
+/** A SOFARPC provider on one port: {@code --host, --port, --label, --unique-id, --mesh http://sidecar:13330, --nacos host:port}. */
 public final class Provider {
     private Provider() {}
 
@@ -52,6 +52,13 @@ public final class Provider {
         if (mesh != null) {
             provider.setRegister(true);
             provider.setRegistry(new RegistryConfig().setProtocol("mesh").setAddress(mesh));
+        }
+        String nacos = flags.get("nacos", null);
+        if (nacos != null) {
+            // Not the machine's own address.
+            server.setVirtualHost(flags.require("host"));
+            provider.setRegister(true);
+            provider.setRegistry(new RegistryConfig().setProtocol("nacos").setAddress(nacos));
         }
         provider.export();
         console.provide();

@@ -18,7 +18,7 @@ import mesh.apps.Consumer;
 import mesh.apps.Flags;
 import mesh.apps.Shop;
 
-/** A SOFARPC consumer: {@code --to host:port} or {@code --mesh http://sidecar:13330}, {@code --unique-id}. */
+/** A SOFARPC consumer: {@code --to host:port, --mesh http://sidecar:13330} or {@code --nacos host:port}; {@code --unique-id}. */
 public final class SofaConsumer extends Consumer {
     private static final int TIMEOUT_MILLIS = 20_000;
 
@@ -106,9 +106,12 @@ public final class SofaConsumer extends Consumer {
         if (uniqueId != null) {
             config.setUniqueId(uniqueId);
         }
+        String nacos = flags.get("nacos", null);
         String mesh = flags.get("mesh", null);
         if (mesh != null) {
             config.setRegistry(new RegistryConfig().setProtocol("mesh").setAddress(mesh));
+        } else if (nacos != null) {
+            config.setRegistry(new RegistryConfig().setProtocol("nacos").setAddress(nacos));
         } else {
             config.setDirectUrl("bolt://" + flags.require("to"));
         }
