@@ -174,7 +174,10 @@ pub(crate) async fn run(options: &RegistryOptions) -> anyhow::Result<()> {
             let server = with_token(pilot, token_file.as_deref())?;
             let bytes = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
             let answer = server.upload("/v1/snapshot", bytes).await?;
-            output::write(&format!("restored {} instances\n", answer["instances"]))
+            output::write(&format!(
+                "restored {} instances and {} descriptions\n",
+                answer["instances"], answer["interfaces"]
+            ))
         }
         RegistryCommand::Watch {
             selector,

@@ -29,9 +29,6 @@ pub enum Error {
     /// The store that the registry shares with others does not answer: whether the command was done is not known.
     #[error("the registry's store cannot be reached: {0}")]
     Unreachable(String),
-    /// This registry's store cannot do this.
-    #[error("{0}")]
-    Unsupported(&'static str),
     /// A snapshot can only be restored where nothing is registered.
     #[error("the registry holds {0} instances; a snapshot is restored into an empty one only")]
     NotEmpty(usize),

@@ -66,7 +66,6 @@ impl From<Error> for Status {
             Error::Overloaded(_) | Error::Stopped | Error::Unreachable(_) => {
                 Status::unavailable(text)
             }
-            Error::Unsupported(_) => Status::unimplemented(text),
             Error::NotEmpty(_) => Status::failed_precondition(text),
             Error::Store(_) => Status::internal(text),
         }

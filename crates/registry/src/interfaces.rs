@@ -226,8 +226,29 @@ impl Interfaces {
         known.get(key).cloned()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    /// Whether these fit in, too.
+    pub(crate) fn check_room(&self, keys: &[&InterfaceKey], limit: usize) -> Result<(), Error> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let new = keys.iter().filter(|key| !known.contains_key(key)).count();
+        if new > 0 && known.len() + new > limit {
+            return Err(Error::TooMany(format!(
+                "the registry holds descriptions of {limit} interfaces at most"
+            )));
+        }
+        Ok(())
+    }
+
+    /// All of them, in order.
+    pub(crate) fn all(&self) -> Vec<Arc<Interface>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().cloned().collect()
+    }
+
+    /// These are all from now on.
+    pub(crate) fn replace(&self, interfaces: Vec<Interface>) {
+        let Interfaces(all) = Interfaces::of(interfaces);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *known = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Puts one in, and tells whether there was none.

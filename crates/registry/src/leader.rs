@@ -1,19 +1,22 @@
 //! Which of several hubs of a mesh writes copies into registries.
 
 mod candidate;
+mod etcd;
 pub mod file;
 pub mod kubernetes;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
+use crate::osr::EtcdStore;
 use crate::sync::Role;
 
 pub use kubernetes::LeaseObject;
 
 /// How the hubs of a mesh agree on one that leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Election {
     /// There is only this one.
     Alone,
@@ -21,6 +24,8 @@ pub enum Election {
     File(PathBuf),
     /// Who holds a Lease of Kubernetes.
     Kubernetes(LeaseObject),
+    /// Who holds a key of the etcd that they keep what is registered in.
+    Etcd(EtcdStore),
 }
 
 /// Takes part on the present runtime until nobody listens any longer.
@@ -36,8 +41,36 @@ pub fn take_part(election: Election) -> watch::Receiver<Role> {
         Election::Kubernetes(object) => {
             tokio::spawn(kubernetes::run(object, role));
         }
+        Election::Etcd(store) => {
+            tokio::spawn(etcd::run(store, role));
+        }
     }
     told
+}
+
+/// Another one for each process: the machine, and something drawn.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{:016x}", host.trim(), fastrand::u64(..))
+}
+
+/// Waits for something, and says it when leadership ends meanwhile.
+async fn fenced<T>(
+    work: impl Future<Output = T>,
+    until: Option<Instant>,
+    role: &watch::Sender<Role>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Some(until) = until {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(until.into()) => {
+                tell(role, Role::Unknown, "the lease could not be renewed in time");
+            }
+            done = &mut work => return done,
+        }
+    }
+    work.await
 }
 
 /// Tells a new role, if it is one.

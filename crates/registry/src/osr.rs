@@ -1,7 +1,6 @@
 //! The registry as the rest of the program holds it. One thread owns state and file: it gathers what is waiting, writes it
 //! with one fsync, makes it visible and answers, so that an answer means "on disk".
 
-mod records;
 mod shared;
 
 use std::path::Path;
@@ -55,7 +54,7 @@ enum Command {
     CloseSession(SessionClaim, Answer<usize>),
     PutInterface(Box<Interface>, Answer<bool>),
     RemoveInterface(InterfaceKey, Answer<bool>),
-    Restore(Vec<Instance>, Answer<usize>),
+    Restore(Vec<Instance>, Vec<Interface>, Answer<usize>),
     Close(oneshot::Sender<()>),
 }
 
@@ -74,7 +73,7 @@ impl Command {
             Command::Renew(_, answer) => drop(answer.send(Err(error.clone()))),
             Command::Deregister(_, answer)
             | Command::CloseSession(_, answer)
-            | Command::Restore(_, answer) => {
+            | Command::Restore(_, _, answer) => {
                 drop(answer.send(Err(error.clone())));
             }
             Command::Close(closed) => drop(closed.send(())),
@@ -107,6 +106,8 @@ enum Pending {
     Renewed(Answer<Renewed>, Renewed),
     Deregistered(Answer<usize>, usize),
     Restored(Answer<usize>, usize),
+    Session(Answer<SessionState>, SessionState),
+    Interface(Answer<bool>, bool),
 }
 
 /// Counts since the start, and sizes.
@@ -174,16 +175,22 @@ impl Registry {
         let counters = Arc::new(Counters::default());
         let (commands, received) = mpsc::channel(QUEUE);
         let (ready, opened) = oneshot::channel();
+        let interfaces = Arc::new(Interfaces::default());
         let (its_counters, its_limits) = (counters.clone(), limits.clone());
+        let its_interfaces = interfaces.clone();
+        let run = move || {
+            let counters = its_counters;
+            shared::run(store, its_limits, received, its_interfaces, counters, ready);
+        };
         std::thread::Builder::new()
             .name("registry".into())
-            .spawn(move || shared::run(store, its_limits, received, its_counters, ready))?;
+            .spawn(run)?;
         let gone = || std::io::Error::other("it has ended");
         let published = opened.await.unwrap_or_else(|_| Err(gone().into()))?;
         Ok(Registry {
             commands: Commands::Shared(commands),
             published,
-            interfaces: Arc::new(Interfaces::of(Vec::new())),
+            interfaces,
             counters,
             limits,
         })
@@ -247,8 +254,8 @@ impl Registry {
             .await
     }
 
-    /// Begins a session: what is registered in it is taken out when nobody has renewed it for this time. It is not on disk:
-    /// after a restart of the registry each of its instances has a lease of its own, of the same time.
+    /// Begins a session: what is registered in it is taken out when nobody has renewed it for this time. In a registry of its
+    /// own it is not on disk: after a restart each of its instances has a lease of its own, of the same time.
     pub async fn open_session(&self, owner: Arc<str>, ttl: Duration) -> Result<SessionId, Error> {
         let id = SessionId::draw().map_err(|e| Error::Store(format!("no random numbers: {e}")))?;
         let claim = SessionClaim { id, owner };
@@ -311,10 +318,14 @@ impl Registry {
             .await
     }
 
-    /// Puts the instances of a snapshot in, all of them or none, if nothing is registered yet; tells how many they are. Their
-    /// leases begin anew.
-    pub(crate) async fn restore(&self, instances: Vec<Instance>) -> Result<Done<usize>, Error> {
-        self.command(|answer| Command::Restore(instances, answer))
+    /// Puts the instances and the descriptions of a snapshot in, if nothing is registered yet; tells how many instances they
+    /// are. Their leases begin anew.
+    pub(crate) async fn restore(
+        &self,
+        instances: Vec<Instance>,
+        interfaces: Vec<Interface>,
+    ) -> Result<Done<usize>, Error> {
+        self.command(|answer| Command::Restore(instances, interfaces, answer))
             .await
     }
 
@@ -415,6 +426,8 @@ fn answer(counters: &Counters, pending: Pending, written: Result<u64, Error>) {
             add(&counters.registered, restored);
             drop(answer.send(done(restored, written)));
         }
+        Pending::Session(answer, state) => drop(answer.send(done(state, written))),
+        Pending::Interface(answer, result) => drop(answer.send(done(result, written))),
     }
 }
 
@@ -521,8 +534,8 @@ impl Writer {
                     let removed = self.remove_interface(&key);
                     self.answer_now(answer, removed);
                 }
-                Command::Restore(instances, answer) => {
-                    match self.state.restore(&mut batch, instances) {
+                Command::Restore(instances, interfaces, answer) => {
+                    match self.restore(&mut batch, instances, interfaces) {
                         Ok(restored) => pending.push(Pending::Restored(answer, restored)),
                         Err(error) => drop(answer.send(Err(error))),
                     }
@@ -549,16 +562,34 @@ impl Writer {
     }
 
     fn put_interface(&mut self, interface: Interface) -> Result<bool, Error> {
-        let is_new = self.interfaces.get(&interface.key).is_none();
-        if is_new && self.interfaces.len() >= self.limits.interfaces {
-            return Err(Error::TooMany(format!(
-                "the registry holds descriptions of {} interfaces at most",
-                self.limits.interfaces
-            )));
-        }
-        let stored = self.store.put_interface(&interface);
-        self.stored(stored)?;
+        self.put_interfaces(std::slice::from_ref(&interface))?;
         Ok(self.interfaces.put(interface))
+    }
+
+    fn put_interfaces(&mut self, interfaces: &[Interface]) -> Result<(), Error> {
+        let keys: Vec<&InterfaceKey> = interfaces.iter().map(|i| &i.key).collect();
+        self.interfaces.check_room(&keys, self.limits.interfaces)?;
+        let stored = self.store.put_interfaces(interfaces);
+        self.stored(stored)
+    }
+
+    fn restore(
+        &mut self,
+        batch: &mut Batch,
+        instances: Vec<Instance>,
+        interfaces: Vec<Interface>,
+    ) -> Result<usize, Error> {
+        let there = batch.instances();
+        if there > 0 {
+            return Err(Error::NotEmpty(there));
+        }
+        if !interfaces.is_empty() {
+            self.put_interfaces(&interfaces)?;
+        }
+        for interface in interfaces {
+            self.interfaces.put(interface);
+        }
+        Ok(self.state.restore(batch, instances))
     }
 
     fn remove_interface(&mut self, key: &InterfaceKey) -> Result<bool, Error> {

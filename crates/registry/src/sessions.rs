@@ -8,6 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
+use crate::limits::Limits;
 use crate::model::Instance;
 
 /// Names a session. Nobody can guess it.
@@ -58,12 +60,27 @@ pub struct SessionClaim {
 }
 
 /// What is known of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionState {
     /// How long it stays without being renewed.
     pub ttl: Duration,
     /// How many instances it holds.
     pub instances: usize,
+}
+
+/// Whether one more session can be opened.
+pub(crate) fn check_new(limits: &Limits, there: usize, ttl: Duration) -> Result<(), Error> {
+    limits.check_ttl(ttl)?;
+    if there >= limits.sessions {
+        let limit = limits.sessions;
+        let message = format!("the registry holds {limit} sessions at most");
+        return Err(Error::TooMany(message));
+    }
+    Ok(())
+}
+
+pub(crate) fn no_session() -> Error {
+    Error::NotFound("there is no such session: open one and register everything again".to_owned())
 }
 
 /// An instance as it was put in, known by where it is in memory.

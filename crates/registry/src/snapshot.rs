@@ -1,7 +1,9 @@
 //! The file that a registry is saved to and restored from. It is read whole and checked before anything of it is believed.
 //!
-//! `MESHOSR` and a zero byte; as little-endian numbers the format (4 bytes), the registry's revision (8) and the number of
-//! instances (8); each instance as a `mesh.registry.v1.Instance` behind its length as a varint; CRC-32 of all that (4).
+//! `MESHOSR` and a zero byte; as little-endian numbers the format (4 bytes), the registry's revision (8), the number of
+//! instances (8) and, from format 2 on, that of descriptions of interfaces (8); each instance as a
+//! `mesh.registry.v1.Instance` behind its length as a varint; each description likewise, its name as a
+//! `mesh.registry.v1.InterfaceRef` and its JSON (zlib); CRC-32 of all that (4).
 
 use std::sync::Arc;
 
@@ -9,15 +11,19 @@ use api::mesh::registry::v1 as pb;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use crate::convert::{instance_from, instance_to};
+use crate::convert::{instance_from, instance_to, interface_from, interface_to};
+use crate::interfaces::Interface;
 use crate::limits::Limits;
 use crate::model::Instance;
 use crate::services::{Service, Services};
 
 const MAGIC: &[u8; 8] = b"MESHOSR\0";
-/// The format that is written, and the only one so far.
-const FORMAT: u32 = 1;
-const HEADER_BYTES: usize = 28;
+/// The format that is written.
+const FORMAT: u32 = 2;
+/// The format without descriptions of interfaces.
+const WITHOUT_INTERFACES: u32 = 1;
+/// Up to the format, which tells how long the header is.
+const FORMAT_BYTES: usize = 12;
 const SUM_BYTES: usize = 4;
 /// Longest length as a varint: seven bits a byte.
 const LENGTH_BYTES: usize = 5;
@@ -39,10 +45,10 @@ pub enum SnapshotError {
         found: u32,
     },
     /// It ends too early.
-    #[error("the snapshot is cut off after {instances} of {announced} instances")]
+    #[error("the snapshot is cut off after {records} of {announced} records")]
     CutOff {
-        /// Those that are there.
-        instances: u64,
+        /// Instances and descriptions that are there.
+        records: u64,
         /// Those that its beginning announces.
         announced: u64,
     },
@@ -52,17 +58,19 @@ pub enum SnapshotError {
     /// Its bytes are not those that were written.
     #[error("the snapshot's checksum is wrong: the file is damaged")]
     Damaged,
-    /// An instance cannot be read or is not allowed.
-    #[error("instance {number} of the snapshot: {reason}")]
-    Instance {
-        /// Counted from 1.
+    /// An instance or a description cannot be read or is not allowed.
+    #[error("record {number} of the snapshot: {reason}")]
+    Record {
+        /// Counted from 1, instances first.
         number: u64,
         /// What is wrong with it.
         reason: String,
     },
     /// More than this registry takes.
-    #[error("the snapshot has {announced} instances; the registry holds {limit} at most")]
+    #[error("the snapshot has {announced} {what}; the registry holds {limit} at most")]
     TooMany {
+        /// Instances, or descriptions.
+        what: &'static str,
         /// Those that its beginning announces.
         announced: u64,
         /// What the registry takes.
@@ -70,24 +78,43 @@ pub enum SnapshotError {
     },
 }
 
+/// A description of an interface.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Described {
+    #[prost(message, optional, tag = "1")]
+    interface: Option<pb::InterfaceRef>,
+    #[prost(bytes = "vec", tag = "2")]
+    packed: Vec<u8>,
+}
+
+/// What a snapshot has.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Contents {
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) interfaces: Vec<Interface>,
+}
+
 /// Writes a picture, piece by piece: a million instances are never in memory a second time.
 pub(crate) struct Writer {
     services: std::vec::IntoIter<Arc<Service>>,
+    interfaces: std::vec::IntoIter<Arc<Interface>>,
     head: Option<BytesMut>,
     sum: crc32fast::Hasher,
     done: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(services: &Services) -> Writer {
-        let mut head = BytesMut::with_capacity(HEADER_BYTES);
+    pub(crate) fn new(services: &Services, interfaces: Vec<Arc<Interface>>) -> Writer {
+        let mut head = BytesMut::new();
         head.put_slice(MAGIC);
         head.put_u32_le(FORMAT);
         head.put_u64_le(services.revision);
         head.put_u64_le(services.instances() as u64);
+        head.put_u64_le(interfaces.len() as u64);
         let services: Vec<Arc<Service>> = services.iter().cloned().collect();
         Writer {
             services: services.into_iter(),
+            interfaces: interfaces.into_iter(),
             head: Some(head),
             sum: crc32fast::Hasher::new(),
             done: false,
@@ -104,15 +131,22 @@ impl Iterator for Writer {
         }
         let mut piece = self.head.take().unwrap_or_default();
         while piece.len() < PIECE_BYTES {
-            let Some(service) = self.services.next() else {
+            if let Some(service) = self.services.next() {
+                for instance in service.instances.iter() {
+                    let record = instance_to(instance).encode_length_delimited_to_vec();
+                    piece.put_slice(&record);
+                }
+            } else if let Some(interface) = self.interfaces.next() {
+                let described = Described {
+                    interface: interface_to(&interface).interface,
+                    packed: interface.packed().to_vec(),
+                };
+                piece.put_slice(&described.encode_length_delimited_to_vec());
+            } else {
                 self.sum.update(&piece);
                 piece.put_u32_le(self.sum.clone().finalize());
                 self.done = true;
                 return Some(piece.freeze());
-            };
-            for instance in service.instances.iter() {
-                let record = instance_to(instance).encode_length_delimited_to_vec();
-                piece.put_slice(&record);
             }
         }
         self.sum.update(&piece);
@@ -125,9 +159,9 @@ pub(crate) struct Reader {
     limits: Limits,
     /// What has come and was not read.
     left: BytesMut,
-    /// Instances that the beginning announces, once it is there.
-    announced: Option<u64>,
-    instances: Vec<Instance>,
+    /// Instances and descriptions that the beginning announces, once it is there.
+    announced: Option<(u64, u64)>,
+    contents: Contents,
     sum: crc32fast::Hasher,
     summed: bool,
 }
@@ -138,7 +172,7 @@ impl Reader {
             limits,
             left: BytesMut::new(),
             announced: None,
-            instances: Vec::new(),
+            contents: Contents::default(),
             sum: crc32fast::Hasher::new(),
             summed: false,
         }
@@ -150,13 +184,25 @@ impl Reader {
         if self.announced.is_none() {
             self.header()?;
         }
-        let Some(announced) = self.announced else {
+        let Some((instances, interfaces)) = self.announced else {
             return Ok(());
         };
-        while (self.instances.len() as u64) < announced {
-            if !self.instance()? {
+        while (self.contents.instances.len() as u64) < instances {
+            let limit = self.limits.metadata_bytes * 2 + NAMES_BYTES;
+            let Some(record) = self.record(limit)? else {
                 return Ok(());
-            }
+            };
+            let instance = instance(record, &self.limits);
+            let instance = instance.map_err(|reason| self.wrong(reason))?;
+            self.contents.instances.push(instance);
+        }
+        while (self.contents.interfaces.len() as u64) < interfaces {
+            let Some(record) = self.record(self.limits.interface_bytes + NAMES_BYTES)? else {
+                return Ok(());
+            };
+            let interface = interface(record, &self.limits);
+            let interface = interface.map_err(|reason| self.wrong(reason))?;
+            self.contents.interfaces.push(interface);
         }
         if self.summed && !self.left.is_empty() || self.left.len() > SUM_BYTES {
             return Err(SnapshotError::TooLong);
@@ -170,16 +216,26 @@ impl Reader {
         Ok(())
     }
 
-    /// The instances, when all has come and is as it was written.
-    pub(crate) fn finish(self) -> Result<Vec<Instance>, SnapshotError> {
+    /// Instances and descriptions, when all has come and is as it was written.
+    pub(crate) fn finish(self) -> Result<Contents, SnapshotError> {
         match (self.summed, self.announced) {
-            (true, _) => Ok(self.instances),
+            (true, _) => Ok(self.contents),
             (false, None) => Err(SnapshotError::NotOne),
-            (false, Some(announced)) => Err(SnapshotError::CutOff {
-                instances: self.instances.len() as u64,
-                announced,
+            (false, Some((instances, interfaces))) => Err(SnapshotError::CutOff {
+                records: self.read(),
+                announced: instances + interfaces,
             }),
         }
+    }
+
+    /// Records that were read.
+    fn read(&self) -> u64 {
+        (self.contents.instances.len() + self.contents.interfaces.len()) as u64
+    }
+
+    fn wrong(&self, reason: String) -> SnapshotError {
+        let number = self.read() + 1;
+        SnapshotError::Record { number, reason }
     }
 
     fn header(&mut self) -> Result<(), SnapshotError> {
@@ -187,61 +243,79 @@ impl Reader {
         if self.left.get(..magic) != MAGIC.get(..magic) {
             return Err(SnapshotError::NotOne);
         }
-        if self.left.len() < HEADER_BYTES {
+        let Some(mut format) = self.left.get(MAGIC.len()..FORMAT_BYTES) else {
+            return Ok(());
+        };
+        let found = format.get_u32_le();
+        let counts = match found {
+            WITHOUT_INTERFACES => 1,
+            FORMAT => 2,
+            _ => return Err(SnapshotError::Format { found }),
+        };
+        // The revision, and the counts.
+        let bytes = FORMAT_BYTES + 8 + 8 * counts;
+        if self.left.len() < bytes {
             return Ok(());
         }
-        let mut header = self.left.split_to(HEADER_BYTES);
+        let mut header = self.left.split_to(bytes);
         self.sum.update(&header);
-        header.advance(MAGIC.len());
-        let (found, _revision, announced) = (
-            header.get_u32_le(),
-            header.get_u64_le(),
-            header.get_u64_le(),
-        );
-        if found != FORMAT {
-            return Err(SnapshotError::Format { found });
+        header.advance(FORMAT_BYTES + 8);
+        let instances = header.get_u64_le();
+        let interfaces = header.try_get_u64_le().unwrap_or(0);
+        for (what, announced, limit) in [
+            ("instances", instances, self.limits.instances),
+            ("descriptions", interfaces, self.limits.interfaces),
+        ] {
+            if announced > limit as u64 {
+                return Err(SnapshotError::TooMany {
+                    what,
+                    announced,
+                    limit,
+                });
+            }
         }
-        if announced > self.limits.instances as u64 {
-            return Err(SnapshotError::TooMany {
-                announced,
-                limit: self.limits.instances,
-            });
-        }
-        self.announced = Some(announced);
+        self.announced = Some((instances, interfaces));
         Ok(())
     }
 
-    /// Reads an instance; `false` when it has not wholly come.
-    fn instance(&mut self) -> Result<bool, SnapshotError> {
-        let number = self.instances.len() as u64 + 1;
-        let wrong = |reason: String| SnapshotError::Instance { number, reason };
+    /// The next record without its length; `None` when it has not wholly come.
+    fn record(&mut self, limit: usize) -> Result<Option<BytesMut>, SnapshotError> {
         let start = self.left.get(..LENGTH_BYTES.min(self.left.len()));
         let start = start.unwrap_or_default();
         let Some(end) = start.iter().position(|byte| byte & 0x80 == 0) else {
             return match start.len() < LENGTH_BYTES {
-                true => Ok(false),
-                false => Err(wrong("its length is none".to_owned())),
+                true => Ok(None),
+                false => Err(self.wrong("its length is none".to_owned())),
             };
         };
-        let length = prost::decode_length_delimiter(start).map_err(|e| wrong(e.to_string()))?;
-        if length > self.limits.metadata_bytes * 2 + NAMES_BYTES {
-            return Err(wrong(format!("has {length} bytes")));
+        let length = prost::decode_length_delimiter(start);
+        let length = length.map_err(|e| self.wrong(e.to_string()))?;
+        if length > limit {
+            return Err(self.wrong(format!("has {length} bytes")));
         }
         let whole = end + 1 + length;
         if self.left.len() < whole {
-            return Ok(false);
+            return Ok(None);
         }
         let mut record = self.left.split_to(whole);
         self.sum.update(&record);
         record.advance(end + 1);
-        let message = pb::Instance::decode(record).map_err(|e| wrong(e.to_string()))?;
-        let instance = instance_from(message).map_err(|e| wrong(e.to_string()))?;
-        self.limits
-            .check(&instance)
-            .map_err(|e| wrong(e.to_string()))?;
-        self.instances.push(instance);
-        Ok(true)
+        Ok(Some(record))
     }
+}
+
+fn instance(record: BytesMut, limits: &Limits) -> Result<Instance, String> {
+    let message = pb::Instance::decode(record).map_err(|e| e.to_string())?;
+    let instance = instance_from(message).map_err(|e| e.to_string())?;
+    limits.check(&instance).map_err(|e| e.to_string())?;
+    Ok(instance)
+}
+
+fn interface(record: BytesMut, limits: &Limits) -> Result<Interface, String> {
+    let described = Described::decode(record).map_err(|e| e.to_string())?;
+    let key = interface_from(described.interface.unwrap_or_default());
+    limits.check_interface(&key).map_err(|e| e.to_string())?;
+    Interface::unpack(key, &described.packed, limits.interface_bytes)
 }
 
 #[cfg(test)]
@@ -267,11 +341,24 @@ mod tests {
         draft.finish(99)
     }
 
-    fn file(services: &Services) -> Vec<u8> {
-        Writer::new(services).flatten().collect()
+    fn descriptions() -> Vec<Arc<Interface>> {
+        let described = ["com.foo.A", "com.foo.B"].map(|name| {
+            let key = crate::interfaces::InterfaceKey {
+                service: ServiceKey::new("dubbo", name),
+                version: "1.0".into(),
+                group: "".into(),
+            };
+            let json = br#"{"methods":[{"name":"echo"}]}"#;
+            Arc::new(Interface::parse(key, json, 100).expect("a description"))
+        });
+        described.into()
     }
 
-    fn read(file: &[u8], piece: usize) -> Result<Vec<Instance>, SnapshotError> {
+    fn file(services: &Services) -> Vec<u8> {
+        Writer::new(services, descriptions()).flatten().collect()
+    }
+
+    fn read(file: &[u8], piece: usize) -> Result<Contents, SnapshotError> {
         let mut reader = Reader::new(Limits::default());
         for piece in file.chunks(piece) {
             reader.push(piece)?;
@@ -285,13 +372,15 @@ mod tests {
         let file = file(&services);
         for piece in [1, 7, 4096, file.len()] {
             let read = read(&file, piece).expect("a whole file");
-            assert_eq!(read.len(), 1000);
-            for instance in &read {
+            let described: Vec<_> = read.interfaces.into_iter().map(Arc::new).collect();
+            assert_eq!((read.instances.len(), described), (1000, descriptions()));
+            for instance in &read.instances {
                 let known = services.instance(&instance.reference());
                 assert!(known.is_some_and(|known| known.same_content(instance)));
             }
         }
-        assert_eq!(read(&self::file(&picture(0)), 8), Ok(Vec::new()));
+        let empty: Vec<u8> = Writer::new(&picture(0), Vec::new()).flatten().collect();
+        assert_eq!(read(&empty, 8), Ok(Contents::default()));
     }
 
     #[test]
@@ -310,8 +399,8 @@ mod tests {
         longer.push(0);
         assert_eq!(read(&longer, 64), Err(SnapshotError::TooLong));
         let mut newer = whole.clone();
-        newer[8] = 2;
-        assert_eq!(read(&newer, 64), Err(SnapshotError::Format { found: 2 }));
+        newer[8] = 3;
+        assert_eq!(read(&newer, 64), Err(SnapshotError::Format { found: 3 }));
         let mut huge = whole;
         huge[26] = 1;
         assert!(matches!(
@@ -322,10 +411,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(bytes: Vec<u8>, records: Vec<u8>, count in 0..9_u8) {
+        fn nothing_panics(bytes: Vec<u8>, records: Vec<u8>, counts: [u8; 2], format in 0..4_u8) {
             let _ = read(&bytes, 5);
             let mut file = MAGIC.to_vec();
-            file.extend([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count, 0, 0, 0, 0, 0, 0, 0]);
+            file.extend([format, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            for count in counts {
+                file.extend([count % 9, 0, 0, 0, 0, 0, 0, 0]);
+            }
             file.extend(records);
             let _ = read(&file, 5);
         }

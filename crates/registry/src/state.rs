@@ -13,7 +13,7 @@ use crate::model::{Change, ChangeKind, Instance, InstanceRef, ServiceKey};
 use crate::namespace::Namespace;
 use crate::quota::SharedQuotas;
 use crate::services::{Draft, Services};
-use crate::sessions::{SessionClaim, SessionId, SessionState, Sessions};
+use crate::sessions::{self, SessionClaim, SessionId, SessionState, Sessions, no_session};
 use crate::words::Words;
 
 /// What became of one instance of a registration.
@@ -89,6 +89,10 @@ impl Batch {
 
     pub(crate) fn get(&self, reference: &InstanceRef) -> Option<&Arc<Instance>> {
         self.draft.get(reference)
+    }
+
+    pub(crate) fn instances(&self) -> usize {
+        self.draft.instances()
     }
 
     /// Takes an instance out at a revision of a store's; tells whether it was there.
@@ -333,23 +337,15 @@ impl State {
         batch.change_at(ChangeKind::Put, Arc::new(instance), revision);
     }
 
-    /// Puts the instances of a snapshot into an empty registry.
-    pub(crate) fn restore(
-        &mut self,
-        batch: &mut Batch,
-        instances: Vec<Instance>,
-    ) -> Result<usize, Error> {
-        let there = batch.draft.instances();
-        if there > 0 {
-            return Err(Error::NotEmpty(there));
-        }
+    /// Puts the instances of a snapshot into an empty registry, and tells how many they are.
+    pub(crate) fn restore(&mut self, batch: &mut Batch, instances: Vec<Instance>) -> usize {
         let count = instances.len();
         for mut instance in instances {
             self.words.share(&mut instance);
             batch.started.push((instance.reference(), Hold::Own));
             batch.change(ChangeKind::Put, Arc::new(instance));
         }
-        Ok(count)
+        count
     }
 
     /// Starts leases anew.
@@ -396,13 +392,7 @@ impl State {
         ttl: Duration,
         now: Instant,
     ) -> Result<SessionState, Error> {
-        self.limits.check_ttl(ttl)?;
-        if self.sessions.len() >= self.limits.sessions {
-            return Err(Error::TooMany(format!(
-                "the registry holds {} sessions at most",
-                self.limits.sessions
-            )));
-        }
+        sessions::check_new(&self.limits, self.sessions.len(), ttl)?;
         self.sessions.open(claim, ttl, now);
         Ok(SessionState { ttl, instances: 0 })
     }
@@ -551,10 +541,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-fn no_session() -> Error {
-    Error::NotFound("there is no such session: open one and register everything again".to_owned())
 }
 
 #[cfg(test)]

@@ -123,16 +123,19 @@ impl Store {
 }
 
 impl Store {
-    /// Writes the description of an interface; it is on disk when this returns without an error.
-    pub(crate) fn put_interface(&self, interface: &Interface) -> Result<(), redb::Error> {
+    /// Writes descriptions of interfaces; they are on disk when this returns without an error, and not at all with one.
+    pub(crate) fn put_interfaces(&self, interfaces: &[Interface]) -> Result<(), redb::Error> {
         let Store::File { database, .. } = self else {
             return Ok(());
         };
         let transaction = database.begin_write()?;
-        let key = interface_key(&interface.key);
-        transaction
-            .open_table(INTERFACES)?
-            .insert(key.as_str(), interface.packed())?;
+        {
+            let mut table = transaction.open_table(INTERFACES)?;
+            for interface in interfaces {
+                let key = interface_key(&interface.key);
+                table.insert(key.as_str(), interface.packed())?;
+            }
+        }
         transaction.commit()?;
         Ok(())
     }
@@ -150,7 +153,8 @@ impl Store {
     }
 }
 
-fn interface_key(key: &InterfaceKey) -> String {
+/// The key of a description's record.
+pub(crate) fn interface_key(key: &InterfaceKey) -> String {
     let ServiceKey {
         namespace,
         protocol,

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{content, serve};
 use registry::client::{self, Client, EventKind, Filter};
-use registry::{EtcdStore, Instance, Limits, Registry, ServiceKey};
+use registry::{
+    Error, EtcdStore, Instance, Interface, InterfaceKey, Limits, Registry, ServiceKey,
+    SessionClaim, SessionId,
+};
 use serde_json::json;
 use testkit::registries::Etcd;
 use tokio::net::{TcpListener, TcpStream};
@@ -85,6 +88,34 @@ fn instance(id: &str, ttl: Option<u64>) -> Instance {
     instance
 }
 
+/// The id of the first instance that lapses while something else is renewed all the time.
+async fn lapsing<R, T, E>(at: &mut client::Watch, mut renew: impl FnMut() -> R) -> Result<String>
+where
+    R: Future<Output = Result<T, E>>,
+    E: std::fmt::Debug,
+{
+    let renewing = async {
+        loop {
+            if let Err(error) = renew().await {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let watching = async {
+        loop {
+            let event = next(at).await?;
+            if event.kind == EventKind::Lapsed {
+                return event.instance.context("no instance");
+            }
+        }
+    };
+    tokio::select! {
+        refused = renewing => bail!("a renewal was refused: {refused:?}"),
+        lapsed = watching => Ok(lapsed?.id),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_registries_are_one() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -145,28 +176,8 @@ async fn leases_are_those_of_their_owners() -> Result<()> {
         instance("left", Some(4)),
     ])
     .await?;
-    let renewing = async {
-        loop {
-            b_client.renew("bolt", "s", "renewed").await?;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    };
-    let watching = async {
-        loop {
-            let event = next(&mut at_a).await?;
-            if event.kind == EventKind::Lapsed {
-                return event.instance.context("no instance");
-            }
-        }
-    };
-    let renewed: Result<(), client::Error>;
-    tokio::select! {
-        ended = renewing => {
-            renewed = ended;
-            bail!("a renewal was refused: {renewed:?}");
-        }
-        lapsed = watching => assert_eq!(lapsed?.id, "left"),
-    }
+    let renew = || b_client.renew("bolt", "s", "renewed");
+    assert_eq!(lapsing(&mut at_a, renew).await?, "left");
     assert_eq!(ids(&b_client).await?, set(&["renewed"]));
     // Nobody renews it any longer.
     wait_ids(&b_client, &[]).await?;
@@ -191,20 +202,230 @@ async fn child_process() -> Result<()> {
     std::future::pending().await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn leases_outlive_a_registry_that_is_killed() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let server = Etcd::start(folder.path())?;
+/// Another process with a registry on this etcd, and where it serves it.
+fn start_child(etcd: SocketAddr) -> Result<(Child, SocketAddr)> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["child_process", "--exact", "--nocapture"])
-        .env(STORE, format!("etcd://{}/test", server.address()))
+        .env(STORE, format!("etcd://{etcd}/test"))
         .stdout(Stdio::piped())
         .spawn()?;
     let output = BufReader::new(child.stdout.take().context("no output")?);
     let address = output
         .lines()
         .find_map(|line| line.ok()?.strip_prefix("serving ").map(str::to_owned));
-    let dying = Client::new(&address.context("no address")?)?;
+    Ok((child, address.context("no address")?.parse()?))
+}
+
+fn claim(session: SessionId) -> SessionClaim {
+    SessionClaim {
+        id: session,
+        owner: "shop".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_the_same_at_every_registry() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Etcd::start(folder.path())?;
+    let (a, a_client) = open(server.address()).await?;
+    let (b, b_client) = open(server.address()).await?;
+    let mut at_a = a_client.watch(&Filter::default(), None).await?;
+    assert_eq!(next(&mut at_a).await?.kind, EventKind::Reset);
+    let ttl = Duration::from_secs(6);
+    let kept = a.open_session("shop".into(), ttl).await?;
+    let left = a.open_session("shop".into(), ttl).await?;
+    // At once, at another registry; more than a transaction takes.
+    let many: Vec<Instance> = (0..250).map(|n| instance(&format!("k{n}"), None)).collect();
+    let done = b.register_in(claim(kept), many.clone()).await?;
+    assert_eq!(done.result.first().and_then(|one| one.ttl), Some(ttl));
+    let goes = instance("left", None);
+    b.register_in(claim(left), vec![goes]).await?;
+    for _ in 0..251 {
+        assert_eq!(next(&mut at_a).await?.kind, EventKind::Put);
+    }
+    assert_eq!(a.session(claim(kept)).await?.instances, 250);
+    let stranger = SessionClaim {
+        owner: "other".into(),
+        ..claim(kept)
+    };
+    assert!(matches!(
+        a.renew_session(stranger.clone()).await,
+        Err(Error::NotFound(_))
+    ));
+    assert!(matches!(
+        b.register_in(stranger, many.clone()).await,
+        Err(Error::NotFound(_))
+    ));
+
+    // One that nobody renews ends with what it holds, the other goes on: whichever registry renews it.
+    let mut turn = 0;
+    let renew = || {
+        turn += 1;
+        let registry = if turn % 2 == 0 { a.clone() } else { b.clone() };
+        async move { registry.renew_session(claim(kept)).await.map(drop) }
+    };
+    assert_eq!(lapsing(&mut at_a, renew).await?, "left");
+    assert!(matches!(
+        b.register_in(claim(left), many.clone()).await,
+        Err(Error::NotFound(_))
+    ));
+    // What is said again without it, or in another one, is held by it no more.
+    a.renew_session(claim(kept)).await?;
+    a.register(vec![instance("k0", None)]).await?;
+    let other = b
+        .open_session("shop".into(), Duration::from_secs(60))
+        .await?;
+    b.register_in(claim(other), vec![instance("k1", None)])
+        .await?;
+    let closed = b.close_session(claim(kept)).await?;
+    assert_eq!(closed.result, 248);
+    let mut gone = 0;
+    while gone < 248 {
+        let event = next(&mut at_a).await?;
+        match event.kind {
+            EventKind::Deregistered => gone += 1,
+            EventKind::Put => {}
+            other => bail!("{other:?} of {:?}", event.instance),
+        }
+    }
+    wait_ids(&a_client, &["k0", "k1"]).await?;
+    assert_eq!(ids(&b_client).await?, set(&["k0", "k1"]));
+    assert!(a.renew_session(claim(kept)).await.is_err());
+    assert_eq!(a.session(claim(other)).await?.instances, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_outlive_a_registry_that_is_killed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Etcd::start(folder.path())?;
+    let (mut child, address) = start_child(server.address())?;
+    let ask = |address, method: &'static str, path: String, body: serde_json::Value| async move {
+        let body = body.to_string();
+        let (status, _, body) = common::ask(address, method, &path, "", &body).await;
+        anyhow::Ok((status, serde_json::from_str(&body).unwrap_or_default()))
+    };
+    let mut opened = Vec::new();
+    for ids in [["a", "b"], ["c", "d"]] {
+        let ttl = json!({"ttlSeconds": 8});
+        let (_, session): (u16, serde_json::Value) =
+            ask(address, "POST", "/v1/sessions".into(), ttl).await?;
+        let id = session["id"].as_str().context("no session")?.to_owned();
+        let instances = ids.map(|id| {
+            json!({"protocol": "bolt", "service": "s", "id": id, "address": "10.0.0.1", "port": 1})
+        });
+        let path = format!("/v1/register?session={id}");
+        let (status, told) = ask(address, "POST", path, json!({"instances": instances})).await?;
+        ensure!(status == 200, "{told}");
+        opened.push(id);
+    }
+    child.kill()?;
+    child.wait()?;
+
+    let (registry, client) = open(server.address()).await?;
+    let address = serve(&registry).await;
+    let mut at = client.watch(&Filter::default(), None).await?;
+    let [kept, left] = opened.as_slice() else {
+        bail!("two sessions");
+    };
+    let renew = || {
+        let path = format!("/v1/sessions/{kept}/lease");
+        async move {
+            let (status, told) = ask(address, "PUT", path, json!({})).await?;
+            ensure!(status == 204, "{told}");
+            anyhow::Ok(())
+        }
+    };
+    let lapsed = lapsing(&mut at, renew).await?;
+    ensure!(["c", "d"].contains(&lapsed.as_str()), "{lapsed}");
+    wait_ids(&client, &["a", "b"]).await?;
+    let path = format!("/v1/sessions/{left}");
+    assert_eq!(ask(address, "GET", path, json!({})).await?.0, 404);
+    let path = format!("/v1/sessions/{kept}");
+    assert_eq!(ask(address, "DELETE", path, json!({})).await?.0, 200);
+    assert_eq!(ids(&client).await?, set(&[]));
+    Ok(())
+}
+
+fn description(name: &str, method: &str) -> Result<Interface> {
+    let key = InterfaceKey {
+        service: ServiceKey::new("dubbo", name),
+        version: "1.0".into(),
+        group: "".into(),
+    };
+    let json = json!({"methods": [{"name": method}]}).to_string();
+    Ok(Interface::parse(key, json.as_bytes(), 4096)?)
+}
+
+/// Waits until a registry lists these descriptions.
+async fn wait_described(address: SocketAddr, expected: &[&str]) -> Result<()> {
+    let listed = async {
+        loop {
+            let (_, _, body) = common::ask(address, "GET", "/v1/interfaces", "", "").await;
+            let listed: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+            let all = listed["interfaces"].as_array().cloned().unwrap_or_default();
+            let all = all
+                .iter()
+                .map(|one| format!("{}/{}", one["service"], one["methods"][0]));
+            let all: Vec<String> = all.map(|text| text.replace('"', "")).collect();
+            if all == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let listed = tokio::time::timeout(LIMIT, listed).await;
+    listed.with_context(|| format!("never {expected:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn descriptions_are_shared_kept_and_saved() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = Etcd::start(folder.path())?;
+    let (a, _) = open(server.address()).await?;
+    let (b, _) = open(server.address()).await?;
+    let (at_a, at_b) = (serve(&a).await, serve(&b).await);
+    assert!(a.put_interface(description("Echo", "echo")?).await?);
+    assert!(!a.put_interface(description("Echo", "again")?).await?);
+    assert!(b.put_interface(description("Other", "echo")?).await?);
+    wait_described(at_b, &["Echo/again", "Other/echo"]).await?;
+    wait_described(at_a, &["Echo/again", "Other/echo"]).await?;
+    let echo = description("Echo", "echo")?;
+    assert!(b.remove_interface(echo.key.clone()).await?);
+    assert!(!b.remove_interface(echo.key).await?);
+    wait_described(at_a, &["Other/echo"]).await?;
+    a.register(vec![instance("a", None)]).await?;
+
+    // A snapshot has them, and puts them into a registry of its own and into etcd.
+    let saved = tokio::task::spawn_blocking(move || testkit::http::get(at_a, "/v1/snapshot"));
+    let saved = saved.await??.body;
+    server.kill()?;
+    server.restart_empty()?;
+    // What the disk lost is written again.
+    wait_described(at_b, &["Other/echo"]).await?;
+    let (c, _) = open(server.address()).await?;
+    wait_described(serve(&c).await, &["Other/echo"]).await?;
+    let store = EtcdStore::parse(&format!("etcd://{}/other", server.address()));
+    let shared = Registry::open_shared(store.map_err(anyhow::Error::msg)?, Limits::default());
+    for registry in [Registry::in_memory(Limits::default())?, shared.await?] {
+        let address = serve(&registry).await;
+        let file = saved.clone();
+        let put = move || testkit::http::request(address, "PUT", "/v1/snapshot", &[], &file);
+        let restored = tokio::task::spawn_blocking(put).await??;
+        ensure!(restored.status == 200, "{}", restored.text());
+        assert_eq!(restored.json()?["interfaces"], 1);
+        wait_described(address, &["Other/echo"]).await?;
+        assert_eq!(registry.snapshot().instances(), 1);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_outlive_a_registry_that_is_killed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Etcd::start(folder.path())?;
+    let (mut child, address) = start_child(server.address())?;
+    let dying = Client::new(&address.to_string())?;
     dying
         .register("bolt", "s", Some("moves"), &brief(1, 8.0))
         .await?;
@@ -221,28 +442,8 @@ async fn leases_outlive_a_registry_that_is_killed() -> Result<()> {
     let (_b, b_client) = open(server.address()).await?;
     assert_eq!(ids(&b_client).await?, set(&["goes", "moves", "stays"]));
     let mut at_b = b_client.watch(&Filter::default(), None).await?;
-    let renewing = async {
-        loop {
-            b_client.renew("bolt", "s", "moves").await?;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    };
-    let lapsing = async {
-        loop {
-            let event = next(&mut at_b).await?;
-            if event.kind == EventKind::Lapsed {
-                return event.instance.context("no instance");
-            }
-        }
-    };
-    let renewed: Result<(), client::Error>;
-    tokio::select! {
-        ended = renewing => {
-            renewed = ended;
-            bail!("a renewal was refused: {renewed:?}");
-        }
-        lapsed = lapsing => assert_eq!(lapsed?.id, "goes"),
-    }
+    let renew = || b_client.renew("bolt", "s", "moves");
+    assert_eq!(lapsing(&mut at_b, renew).await?, "goes");
     assert_eq!(ids(&b_client).await?, set(&["moves", "stays"]));
     Ok(())
 }

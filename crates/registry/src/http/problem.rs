@@ -89,9 +89,6 @@ impl Problem {
                 "stopping",
                 error.to_string(),
             ),
-            Error::Unsupported(message) => {
-                Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", *message)
-            }
             Error::NotEmpty(_) => {
                 Problem::new(StatusCode::CONFLICT, "not_empty", error.to_string())
             }

@@ -17,7 +17,9 @@ use crate::snapshot::{Reader, Writer};
 pub(super) async fn save(State(api): State<Api>, Asks(caller): Asks) -> Answer {
     let entry = api.enter(&caller, Verb::Save, Scope::All, std::iter::empty)?;
     entry.end(Ok(()))?;
-    let pieces = Writer::new(&api.registry.snapshot()).map(Ok::<_, std::convert::Infallible>);
+    let described = api.registry.interfaces().all();
+    let pieces = Writer::new(&api.registry.snapshot(), described);
+    let pieces = pieces.map(Ok::<_, std::convert::Infallible>);
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
         (header::CACHE_CONTROL, "no-store"),
@@ -25,7 +27,7 @@ pub(super) async fn save(State(api): State<Api>, Asks(caller): Asks) -> Answer {
     Ok((headers, Body::from_stream(stream::iter(pieces))).into_response())
 }
 
-/// Puts all instances of a snapshot in, or none.
+/// Puts all of a snapshot in, or nothing.
 pub(super) async fn restore(
     State(api): State<Api>,
     Asks(caller): Asks,
@@ -44,10 +46,15 @@ pub(super) async fn restore(
             reader = Err(error);
         }
     }
-    let instances = reader
+    let contents = reader
         .and_then(Reader::finish)
         .map_err(|e| Problem::bad_request(&e.to_string()))?;
-    let done = entry.end(api.registry.restore(instances).await)?;
-    let answer = json!({ "revision": done.revision, "instances": done.result });
+    let interfaces = contents.interfaces.len();
+    let restored = api
+        .registry
+        .restore(contents.instances, contents.interfaces);
+    let done = entry.end(restored.await)?;
+    let answer =
+        json!({ "revision": done.revision, "instances": done.result, "interfaces": interfaces });
     json(StatusCode::OK, &answer)
 }

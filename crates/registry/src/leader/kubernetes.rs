@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::candidate::{Candidate, Stored, Timing};
-use super::tell;
+use super::{fenced, identity, tell};
 use crate::kubernetes::{Cluster, FIELD_MANAGER, Failure, answered};
 use crate::sync::Role;
 
@@ -67,25 +67,6 @@ pub(super) async fn run(object: LeaseObject, role: watch::Sender<Role>) {
         // Others need not wait for the lease to end.
         let _ = release(&leases, &object.name, &candidate).await;
     }
-}
-
-/// Waits for something, and says it when leadership ends meanwhile.
-async fn fenced<T>(
-    work: impl Future<Output = T>,
-    until: Option<Instant>,
-    role: &watch::Sender<Role>,
-) -> T {
-    let mut work = std::pin::pin!(work);
-    if let Some(until) = until {
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(until.into()) => {
-                tell(role, Role::Unknown, "the lease could not be renewed in time");
-            }
-            done = &mut work => return done,
-        }
-    }
-    work.await
 }
 
 async fn round(
@@ -178,10 +159,4 @@ async fn release(leases: &Api<Lease>, name: &str, candidate: &Candidate) -> Resu
         answered(leases.replace(name, &PostParams::default(), &lease)).await?;
     }
     Ok(())
-}
-
-/// Another one for each process: the machine, and something drawn.
-fn identity() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}_{:016x}", host.trim(), fastrand::u64(..))
 }

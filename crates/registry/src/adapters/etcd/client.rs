@@ -12,9 +12,10 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::messages::{
-    AuthenticateRequest, AuthenticateResponse, DeleteRangeRequest, Done, LeaseGrantRequest,
-    LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
-    RangeResponse, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    AuthenticateRequest, AuthenticateResponse, Compare, DeleteRangeRequest, Done,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseRevokeRequest, LeaseRevokeResponse, Op, PutRequest, RangeRequest, RangeResponse,
+    RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::secret::Credentials;
 use crate::source::Trouble;
@@ -176,6 +177,20 @@ impl Client {
         done.map(|_| ())
     }
 
+    /// A put that is only done while its key has this revision; 0: while it is not there. `None`: it was not done, else the
+    /// store's revision after it.
+    pub(crate) async fn put_at(
+        &self,
+        put: PutRequest,
+        revision: i64,
+    ) -> Result<Option<i64>, Failure> {
+        let compare = vec![Compare::is_at(put.key.clone(), revision)];
+        let success = vec![RequestOp {
+            op: Some(Op::Put(put)),
+        }];
+        self.transact(TxnRequest { compare, success }).await
+    }
+
     pub(crate) async fn delete(&self, key: &str) -> Result<(), Failure> {
         let request = DeleteRangeRequest {
             key: key.as_bytes().to_vec(),
@@ -218,6 +233,18 @@ impl Client {
         tokio::time::timeout(ANSWER_TIMEOUT, asked)
             .await
             .unwrap_or(Err(late))
+    }
+
+    /// Ends a lease, with all keys below it; tells the store's revision then. One that is over is ended.
+    pub(crate) async fn revoke(&self, id: i64) -> Result<i64, Failure> {
+        let request = LeaseRevokeRequest { id };
+        let path = "/etcdserverpb.Lease/LeaseRevoke";
+        let answer: Result<LeaseRevokeResponse, Failure> = self.unary(path, request).await;
+        match answer {
+            Ok(answer) => Ok(answer.header.map_or(0, |header| header.revision)),
+            Err(failure) if failure.is_gone => Ok(0),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// What happens below a prefix from a revision on.

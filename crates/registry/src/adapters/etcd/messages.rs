@@ -76,7 +76,7 @@ pub(crate) enum Op {
 }
 
 /// `Compare.CompareTarget.MOD`.
-pub(crate) const MOD: i32 = 2;
+const MOD: i32 = 2;
 
 /// A condition of a transaction: that a key has this revision; 0: that it is not there.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -87,6 +87,17 @@ pub(crate) struct Compare {
     pub(crate) key: Vec<u8>,
     #[prost(oneof = "Target", tags = "6")]
     pub(crate) union: Option<Target>,
+}
+
+impl Compare {
+    /// That a key has this revision; 0: that it is not there.
+    pub(crate) fn is_at(key: Vec<u8>, revision: i64) -> Compare {
+        Compare {
+            target: MOD,
+            key,
+            union: Some(Target::ModRevision(revision)),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -170,6 +181,18 @@ pub(crate) struct LeaseGrantResponse {
     pub(crate) id: i64,
     #[prost(string, tag = "4")]
     pub(crate) error: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LeaseRevokeRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LeaseRevokeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

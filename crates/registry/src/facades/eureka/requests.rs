@@ -46,7 +46,6 @@ impl From<Error> for Refusal {
             Error::Overloaded(_) | Error::Stopped | Error::Unreachable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Error::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Error::NotEmpty(_) => StatusCode::CONFLICT,
             Error::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
