@@ -1,9 +1,13 @@
 //! The command line, with istiod's names of flags.
 
+mod login;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use login::{Login, LoginFlags, NacosLogin, StoreLogin, ZookeeperLogin};
 
 /// The control plane of the mesh.
 #[derive(Debug, Parser)]
@@ -47,20 +51,9 @@ pub struct DiscoveryArgs {
     /// Answer as a Nacos server on this address: HTTP here, gRPC on the port 1000 above, as Nacos' clients find it.
     #[arg(long = "nacosAddr", value_name = "ADDRESS", value_parser = address)]
     pub nacos_addr: Option<SocketAddr>,
-    /// User that Nacos' clients have to log in as; its password is in --nacosPasswordFile.
-    #[arg(
-        long = "nacosUser",
-        value_name = "NAME",
-        requires = "nacos_password_file"
-    )]
-    pub nacos_user: Option<String>,
-    /// File of that password.
-    #[arg(
-        long = "nacosPasswordFile",
-        value_name = "FILE",
-        requires = "nacos_user"
-    )]
-    pub nacos_password_file: Option<PathBuf>,
+    /// Who has to log in there.
+    #[command(flatten)]
+    pub nacos_login: Login<NacosLogin>,
     /// Answer as a session server of SOFARegistry on this address: the HTTP port that clients are configured with.
     #[arg(long = "sofaRegistryAddr", value_name = "ADDRESS", value_parser = address)]
     pub sofa_registry_addr: Option<SocketAddr>,
@@ -82,20 +75,9 @@ pub struct DiscoveryArgs {
     /// Answer as a ZooKeeper server on this address, in the layouts of Dubbo, SOFARPC and Spring Cloud.
     #[arg(long = "zookeeperAddr", value_name = "ADDRESS", value_parser = address)]
     pub zookeeper_addr: Option<SocketAddr>,
-    /// User of the scheme digest that ZooKeeper's clients have to be; its password is in --zookeeperPasswordFile.
-    #[arg(
-        long = "zookeeperUser",
-        value_name = "NAME",
-        requires = "zookeeper_password_file"
-    )]
-    pub zookeeper_user: Option<String>,
-    /// File of that password.
-    #[arg(
-        long = "zookeeperPasswordFile",
-        value_name = "FILE",
-        requires = "zookeeper_user"
-    )]
-    pub zookeeper_password_file: Option<PathBuf>,
+    /// Who has to log in there.
+    #[command(flatten)]
+    pub zookeeper_login: Login<ZookeeperLogin>,
     /// Service registries to read; `none` for none.
     #[arg(
         long,
@@ -107,8 +89,8 @@ pub struct DiscoveryArgs {
     /// Folder where the embedded registry keeps what was registered; without it, it forgets when pilot ends.
     #[arg(long = "registryDir", value_name = "FOLDER")]
     pub registry_dir: Option<PathBuf>,
-    /// File that the pilots of a mesh which see it lock: who has it leads the synchronisation of registries. Without it, this
-    /// pilot leads.
+    /// File that the pilots of a mesh which see it lock: who has it leads the synchronisation of registries. Without it and
+    /// --lease, the pilots that share a --registryStore agree on one there; without that too, this pilot leads.
     #[arg(long = "leaseFile", value_name = "FILE")]
     pub lease_file: Option<PathBuf>,
     /// Lease of Kubernetes, as namespace/name, that pilots which see no file of each other have for the same purpose.
@@ -178,20 +160,9 @@ pub struct RegistryStoreArgs {
     /// Keep what is registered in etcd, where other pilots find it: etcd://<host>:<port>[,...][/prefix], or etcds:// for TLS.
     #[arg(long = "registryStore", value_name = "URL")]
     pub url: Option<String>,
-    /// User of that etcd; the password is in --registryStorePasswordFile.
-    #[arg(
-        long = "registryStoreUser",
-        value_name = "NAME",
-        requires_all = ["url", "password_file"]
-    )]
-    pub user: Option<String>,
-    /// File of that password.
-    #[arg(
-        long = "registryStorePasswordFile",
-        value_name = "FILE",
-        requires = "user"
-    )]
-    pub password_file: Option<PathBuf>,
+    /// Who logs in to it.
+    #[command(flatten)]
+    pub login: Login<StoreLogin>,
     /// Authorities that may have signed that etcd's certificate, in PEM; the system's when absent.
     #[arg(long = "registryStoreCaFile", value_name = "FILE", requires = "url")]
     pub ca_file: Option<PathBuf>,
@@ -281,5 +252,29 @@ mod tests {
         assert_eq!(args.http_addr.to_string(), "0.0.0.0:80");
         assert_eq!(args.registries, [RegistryName::None]);
         assert!(Cli::try_parse_from(["pilot", "discovery", "--grpcAddr", "here"]).is_err());
+    }
+
+    #[test]
+    fn a_user_needs_a_password_and_its_store() {
+        let args = discovery(&["--nacosUser", "mesh", "--nacosPasswordFile", "/p"]);
+        let named = args
+            .nacos_login
+            .credentials()
+            .map(|c| (c.username, c.password_file));
+        assert_eq!(named, Some(("mesh".to_owned(), Some("/p".into()))));
+        assert_eq!(args.zookeeper_login.credentials(), None);
+        for wrong in [
+            &["--nacosUser", "mesh"][..],
+            &["--zookeeperPasswordFile", "/p"],
+            &[
+                "--registryStoreUser",
+                "mesh",
+                "--registryStorePasswordFile",
+                "/p",
+            ],
+        ] {
+            let args = ["pilot", "discovery"].iter().chain(wrong);
+            assert!(Cli::try_parse_from(args).is_err(), "{wrong:?}");
+        }
     }
 }

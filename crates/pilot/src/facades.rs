@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -45,11 +44,7 @@ impl Facades {
             let port = port.with_context(|| format!("{flag} {address}: gRPC has no port"))?;
             let config = facades::nacos::Config {
                 address,
-                credentials: credentials(
-                    flag,
-                    args.nacos_user.as_ref(),
-                    args.nacos_password_file.as_ref(),
-                )?,
+                credentials: readable(flag, args.nacos_login.credentials())?,
             };
             address.set_port(port);
             let grpc = listen(flag, address).await?;
@@ -76,11 +71,7 @@ impl Facades {
             let flag = "--zookeeperAddr";
             let registry = writable(flag, registry)?;
             let listener = listen(flag, address).await?;
-            let digest = credentials(
-                flag,
-                args.zookeeper_user.as_ref(),
-                args.zookeeper_password_file.as_ref(),
-            )?;
+            let digest = readable(flag, args.zookeeper_login.credentials())?;
             let config = facades::zookeeper::Config {
                 address: listener.local_addr()?,
                 digest,
@@ -117,23 +108,13 @@ fn writable(flag: &str, registry: Option<&Registry>) -> Result<Registry> {
     }
 }
 
-/// Who has to log in; the password is read again at each log-in.
-fn credentials(
-    flag: &str,
-    user: Option<&String>,
-    file: Option<&PathBuf>,
-) -> Result<Option<Credentials>> {
-    let Some(username) = user else {
-        return Ok(None);
-    };
-    let credentials = Credentials {
-        username: username.clone(),
-        password: None,
-        password_file: file.cloned(),
-    };
-    let password = credentials.password();
-    password.map_err(|error| anyhow!("{flag}: {error}"))?;
-    Ok(Some(credentials))
+/// Who has to log in, with a password that can be read; it is read again at each log-in.
+fn readable(flag: &str, credentials: Option<Credentials>) -> Result<Option<Credentials>> {
+    if let Some(credentials) = &credentials {
+        let password = credentials.password();
+        password.map_err(|error| anyhow!("{flag}: {error}"))?;
+    }
+    Ok(credentials)
 }
 
 fn next_port(address: SocketAddr) -> Result<SocketAddr> {

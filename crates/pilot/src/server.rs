@@ -12,14 +12,14 @@ use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use registry::kubernetes::Cluster;
 use registry::leader::{self, Election, LeaseObject};
-use registry::{Credentials, EtcdStore, HubOptions, Limits, Registry, Sync, SyncOptions};
+use registry::{EtcdStore, HubOptions, Limits, Registry, Sync, SyncOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tonic::transport::server::TcpIncoming;
 use xds::server::grpc::AdsService;
 
-use crate::args::{Cli, Command, DiscoveryArgs, RegistryName, ValidateArgs};
+use crate::args::{Cli, Command, DiscoveryArgs, RegistryName, RegistryStoreArgs, ValidateArgs};
 use crate::controller::{Controller, Sources};
 use crate::debug;
 use crate::facades::Facades;
@@ -61,8 +61,9 @@ impl Pilot {
             None => MeshConfig::default(),
         };
         mesh.domain.clone_from(&args.domain);
+        let store = shared_store(&args.registry_store)?;
         let registry = match args.registries.contains(&RegistryName::Osr) {
-            true => Some(open_registry(args).await?),
+            true => Some(open_registry(args, store.clone()).await?),
             false => None,
         };
         if let Some(folder) = &args.config_dir
@@ -88,9 +89,9 @@ impl Pilot {
             None => None,
         };
 
-        let election = match (&args.lease_file, &args.lease) {
-            (Some(file), _) => Election::File(file.clone()),
-            (None, Some((namespace, name))) => Election::Kubernetes(LeaseObject {
+        let election = match (&args.lease_file, &args.lease, store) {
+            (Some(file), ..) => Election::File(file.clone()),
+            (None, Some((namespace, name)), _) => Election::Kubernetes(LeaseObject {
                 cluster: Cluster {
                     kubeconfig: args.kubeconfig.clone(),
                     context: None,
@@ -98,7 +99,8 @@ impl Pilot {
                 namespace: namespace.clone(),
                 name: name.clone(),
             }),
-            (None, None) => Election::Alone,
+            (None, None, Some(store)) => Election::Etcd(store),
+            (None, None, None) => Election::Alone,
         };
         let sync = Sync::start(
             registries.clone(),
@@ -252,22 +254,25 @@ fn read_mesh_config(file: &Path) -> Result<MeshConfig> {
         .map_err(|error| anyhow::anyhow!("--meshConfig {}: {error}", file.display()))
 }
 
-async fn open_registry(args: &DiscoveryArgs) -> Result<Registry> {
-    let shared = &args.registry_store;
-    if let Some(url) = &shared.url {
-        let mut store = EtcdStore::parse(url).map_err(|e| anyhow!("--registryStore {e}"))?;
-        store.login = shared.user.as_ref().map(|user| Credentials {
-            username: user.clone(),
-            password: None,
-            password_file: shared.password_file.clone(),
-        });
-        if let Some(tls) = &mut store.tls {
-            tls.ca_file.clone_from(&shared.ca_file);
-            tls.cert_file.clone_from(&shared.cert_file);
-            tls.key_file.clone_from(&shared.key_file);
-        } else if shared.ca_file.is_some() || shared.cert_file.is_some() {
-            anyhow::bail!("--registryStoreCaFile and --registryStoreCertFile need etcds://");
-        }
+/// The store that pilots share, if they do.
+fn shared_store(args: &RegistryStoreArgs) -> Result<Option<EtcdStore>> {
+    let Some(url) = &args.url else {
+        return Ok(None);
+    };
+    let mut store = EtcdStore::parse(url).map_err(|e| anyhow!("--registryStore {e}"))?;
+    store.login = args.login.credentials();
+    if let Some(tls) = &mut store.tls {
+        tls.ca_file.clone_from(&args.ca_file);
+        tls.cert_file.clone_from(&args.cert_file);
+        tls.key_file.clone_from(&args.key_file);
+    } else if args.ca_file.is_some() || args.cert_file.is_some() {
+        anyhow::bail!("--registryStoreCaFile and --registryStoreCertFile need etcds://");
+    }
+    Ok(Some(store))
+}
+
+async fn open_registry(args: &DiscoveryArgs, store: Option<EtcdStore>) -> Result<Registry> {
+    if let Some(store) = store {
         return Registry::open_shared(store, Limits::default())
             .await
             .context("--registryStore");
