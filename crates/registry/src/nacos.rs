@@ -7,8 +7,8 @@ mod payload;
 
 pub use host::{Entry, Host, ServiceInfo};
 pub use messages::*;
-pub(crate) use payload::drop_nulls;
 pub use payload::{Answer, Asked, MESSAGE_BYTES, Refused, answer, answered, ask, asked, refusal};
+pub(crate) use payload::{answer_with, drop_nulls, notify};
 
 /// The group of a service that names none.
 pub const DEFAULT_GROUP: &str = "DEFAULT_GROUP";

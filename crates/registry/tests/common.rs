@@ -2,12 +2,14 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use api::mesh::registry::v1 as pb;
 use pb::registry_service_client::RegistryServiceClient;
 use registry::client::{Client, Content};
-use registry::{Api, Limits, Registry};
+use registry::{Api, Hub, HubOptions, Instance, Limits, Registry, RegistrySource, ServiceKey};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -134,4 +136,51 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future)
         .await
         .expect("in time")
+}
+
+/// A hub with a registry in memory, and with a folder of files as another registry if there is one.
+pub(crate) fn hub(files: Option<&Path>) -> anyhow::Result<(Hub, Registry)> {
+    let registry = Registry::in_memory(Limits::default())?;
+    let hub = Hub::start(HubOptions {
+        mesh_id: "test".to_owned(),
+        registry: Some(registry.clone()),
+        ..HubOptions::default()
+    });
+    if let Some(folder) = files {
+        let files: RegistrySource = serde_json::from_value(json!({"files": {"folder": folder}}))?;
+        hub.set_sources(vec![files.compile("files")?]);
+    }
+    Ok((hub, registry))
+}
+
+/// What a hub has of a service, each instance as it is told, in order.
+pub(crate) fn told(hub: &Hub, key: &ServiceKey, tell: impl Fn(&Instance) -> String) -> Vec<String> {
+    let services = hub.snapshot();
+    let service = services.get(key);
+    let instances = service.iter().flat_map(|s| s.instances.iter());
+    let mut all: Vec<String> = instances.map(|instance| tell(instance)).collect();
+    all.sort();
+    all
+}
+
+/// Waits until that is this; real applications take their time.
+pub(crate) async fn wait_told(
+    hub: &Hub,
+    key: &ServiceKey,
+    tell: impl Fn(&Instance) -> String,
+    expected: &[&str],
+) -> anyhow::Result<()> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let all = told(hub, key, &tell);
+        if all == expected {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            tokio::time::Instant::now() < deadline,
+            "{key}: {expected:?} expected, {all:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -1,12 +1,14 @@
 //! The Eureka facade with Spring Cloud's stock client.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use registry::facades::eureka;
-use registry::{Hub, HubOptions, Limits, Registry, RegistrySource};
+use registry::{Hub, Registry};
 use serde_json::{Value, json};
 use testkit::http::request;
 use testkit::process::Process;
@@ -52,15 +54,8 @@ impl App {
 }
 
 async fn serve(folder: &Path) -> Result<(Registry, Hub, SocketAddr)> {
-    let registry = Registry::in_memory(Limits::default())?;
-    let hub = Hub::start(HubOptions {
-        mesh_id: "one".to_owned(),
-        registry: Some(registry.clone()),
-        ..HubOptions::default()
-    });
     std::fs::write(folder.join("orders.yaml"), FILES)?;
-    let files: RegistrySource = serde_json::from_value(json!({"files": {"folder": folder}}))?;
-    hub.set_sources(vec![files.compile("files")?]);
+    let (hub, registry) = common::hub(Some(folder))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let serve = eureka::serve(

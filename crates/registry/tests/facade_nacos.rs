@@ -1,5 +1,7 @@
 //! The mesh as Nacos, with stock clients of three generations: 1.4 over HTTP and UDP, 2.5 and 3.0 over gRPC.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,10 +11,7 @@ use api::google::protobuf::Any;
 use api::nacos::request_client::RequestClient;
 use api::nacos::{Metadata, Payload};
 use registry::facades::nacos::{Config, GRPC_OFFSET, serve};
-use registry::{
-    Credentials, Hub, HubOptions, Instance, InstanceRef, Limits, Registry, RegistrySource,
-    ServiceKey,
-};
+use registry::{Credentials, Hub, Instance, InstanceRef, Registry, ServiceKey};
 use serde_json::json;
 use testkit::apps::{Framework, epoch_millis, start_consumer, start_provider};
 use testkit::http::request;
@@ -37,15 +36,7 @@ impl Facade {
         folder: &Path,
         credentials: Option<Credentials>,
     ) -> Result<Facade> {
-        let registry = Registry::in_memory(Limits::default())?;
-        let hub = Hub::start(HubOptions {
-            mesh_id: "test".to_owned(),
-            registry: Some(registry.clone()),
-            limits: Limits::default(),
-            data_dir: None,
-        });
-        let files: RegistrySource = serde_json::from_value(json!({"files": {"folder": folder}}))?;
-        hub.set_sources(vec![files.compile("files")?]);
+        let (hub, registry) = common::hub(Some(folder))?;
         let http = TcpListener::bind(address).await?;
         let grpc = TcpListener::bind((address.ip(), address.port() + GRPC_OFFSET)).await?;
         let config = Config {
@@ -68,30 +59,24 @@ impl Facade {
     }
 
     fn instances(&self, protocol: &str, name: &str) -> Vec<String> {
-        let services = self.hub.snapshot();
-        let service = services.get(&ServiceKey::new(protocol, name));
-        let instances = service.iter().flat_map(|s| s.instances.iter());
-        let mut all: Vec<String> = instances
-            .map(|i| format!("{}:{}/{}/{}", i.address, i.port, i.weight, i.healthy))
-            .collect();
-        all.sort();
-        all
+        common::told(&self.hub, &ServiceKey::new(protocol, name), tell)
     }
 
     async fn wait(&self, protocol: &str, name: &str, expected: &[&str]) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let all = self.instances(protocol, name);
-            if all == expected {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{name}: {expected:?} expected, {all:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let key = ServiceKey::new(protocol, name);
+        common::wait_told(&self.hub, &key, tell, expected).await
     }
+}
+
+fn tell(instance: &Instance) -> String {
+    let Instance {
+        address,
+        port,
+        weight,
+        healthy,
+        ..
+    } = instance;
+    format!("{address}:{port}/{weight}/{healthy}")
 }
 
 /// A stock client.

@@ -1,15 +1,14 @@
 //! The mesh as ZooKeeper, with stock clients: Dubbo, and ZooKeeper's own command line.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use registry::facades::zookeeper::{Config, serve};
-use registry::{
-    Credentials, Hub, HubOptions, Instance, InstanceRef, Limits, Registry, RegistrySource,
-    ServiceKey,
-};
+use registry::{Credentials, Hub, Instance, InstanceRef, Registry, RegistrySource, ServiceKey};
 use serde_json::json;
 use testkit::apps::{Framework, start_consumer, start_provider};
 use testkit::net::Loopback;
@@ -27,13 +26,7 @@ struct Facade {
 
 impl Facade {
     async fn start(address: SocketAddr, digest: Option<Credentials>) -> Result<Facade> {
-        let registry = Registry::in_memory(Limits::default())?;
-        let hub = Hub::start(HubOptions {
-            mesh_id: "test".to_owned(),
-            registry: Some(registry.clone()),
-            limits: Limits::default(),
-            data_dir: None,
-        });
+        let (hub, registry) = common::hub(None)?;
         let listener = tokio::net::TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let config = Config { address, digest };
@@ -47,27 +40,16 @@ impl Facade {
     }
 
     fn endpoints(&self, key: &ServiceKey) -> Vec<String> {
-        let services = self.hub.snapshot();
-        let service = services.get(key);
-        let instances = service.iter().flat_map(|s| s.instances.iter());
-        let mut all: Vec<String> = instances
-            .map(|i| format!("{}:{}", i.address, i.port))
-            .collect();
-        all.sort();
-        all
+        common::told(&self.hub, key, tell)
     }
 
     async fn wait_endpoints(&self, key: &ServiceKey, expected: &[&str]) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let all = self.endpoints(key);
-            if all == expected {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "{expected:?} expected, {all:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        common::wait_told(&self.hub, key, tell, expected).await
     }
+}
+
+fn tell(instance: &Instance) -> String {
+    format!("{}:{}", instance.address, instance.port)
 }
 
 fn any() -> SocketAddr {

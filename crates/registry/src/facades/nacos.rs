@@ -14,24 +14,28 @@ mod md5;
 mod provider;
 mod push;
 mod requests;
-mod settle;
 mod udp;
+mod written;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::hub::Hub;
-use crate::model::ServiceKey;
+use crate::model::{Instance, InstanceRef, ServiceKey};
 use crate::nacos::DEFAULT_GROUP;
 use crate::osr::Registry;
 use crate::secret::Credentials;
 use crate::watch::Event;
+
+use super::accept;
+use super::settle::{self, Holder, Settle};
 
 use access::Access;
 use configs::Configs;
@@ -39,8 +43,8 @@ use connection::Connection;
 use directory::{Directory, Name};
 use holders::Holders;
 use push::Item;
-use settle::Settle;
 use udp::Udp;
+use written::Kept;
 
 /// What clients add to the port of HTTP to find that of gRPC.
 pub const GRPC_OFFSET: u16 = 1000;
@@ -48,8 +52,6 @@ pub const GRPC_OFFSET: u16 = 1000;
 const CONNECTIONS: usize = 20_000;
 /// Services, or configurations, that one connection listens to.
 const LISTENED: usize = 50_000;
-/// After a connection that could not be accepted.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// How the facade is served.
 #[derive(Clone, Debug)]
@@ -68,11 +70,16 @@ struct Server {
     configs: Configs,
     access: Access,
     udp: Udp,
+    /// Held by what writes a large list.
+    writing: tokio::sync::Mutex<()>,
+    /// For the lists that are on their way to clients, in KiB.
+    room: Semaphore,
 }
 
 #[derive(Default)]
 struct State {
     directory: Directory,
+    kept: Kept,
     holders: Holders,
     connections: HashMap<u64, Connection>,
     next_connection: u64,
@@ -121,6 +128,24 @@ impl Server {
         if state.udp.is_due() {
             self.udp.wake();
         }
+    }
+}
+
+impl Holder for Server {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn wanted(&self, of: &BTreeSet<InstanceRef>) -> Vec<Option<Arc<Instance>>> {
+        let state = self.state();
+        let wanted = |reference| state.holders.wanted(reference).cloned();
+        of.iter().map(wanted).collect()
+    }
+
+    fn leased(&self) -> Vec<InstanceRef> {
+        let state = self.state();
+        let leased = state.holders.all().filter(|i| i.ttl.is_some());
+        leased.map(|instance| instance.reference()).collect()
     }
 }
 
@@ -198,6 +223,8 @@ pub async fn serve(
         configs: Configs::default(),
         access: Access::new(config.credentials),
         udp: Udp::new(socket),
+        writing: tokio::sync::Mutex::default(),
+        room: Semaphore::new(push::FLYING_KIB as usize),
     });
     let follow = async {
         while let Some(event) = changes.next().await {
@@ -205,40 +232,18 @@ pub async fn serve(
         }
         Ok(())
     };
+    let connect = |stream, peer| {
+        let server = server.clone();
+        async move { connection::serve(&server, stream, peer).await }
+    };
     tokio::select! {
-        ended = accept(&server, grpc) => ended,
+        never = accept(&grpc, CONNECTIONS, connect) => match never {},
         ended = http::serve(&server, http) => ended,
         ended = follow => ended,
-        () = settle::run(&server, jobs) => Ok(()),
+        () = settle::run(&*server, &server.settle, jobs) => Ok(()),
         () = provider::keep(&server) => Ok(()),
         () = udp::run(&server) => Ok(()),
         () = tell_of_configs(&server) => Ok(()),
-    }
-}
-
-async fn accept(server: &Arc<Server>, listener: TcpListener) -> io::Result<()> {
-    let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    let mut tasks = tokio::task::JoinSet::new();
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Of one connection, or of a limit that others may free.
-                tracing::warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: there are {CONNECTIONS} connections");
-            continue;
-        };
-        let server = server.clone();
-        tasks.spawn(async move {
-            connection::serve(&server, stream, peer).await;
-            drop(permit);
-        });
-        while tasks.try_join_next().is_some() {}
     }
 }
 

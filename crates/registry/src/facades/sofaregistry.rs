@@ -7,10 +7,10 @@ mod form;
 mod http;
 mod lists;
 mod names;
-mod registrar;
 mod requests;
 mod sessions;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,13 +20,17 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::hub::Hub;
+use crate::model::{Instance, InstanceRef};
 use crate::osr::Registry;
 use crate::sofaregistry::DEFAULT_DATA_CENTER;
 use crate::watch::Event;
 
+use super::accept;
+use super::claims::Claims;
+use super::settle::{self, Holder, Settle};
+
 use http::Reached;
 use lists::Lists;
-use registrar::Registrar;
 use sessions::Sessions;
 
 /// Changes within this time are pushed as one.
@@ -34,8 +38,6 @@ const DEBOUNCE: Duration = Duration::from_millis(3);
 /// After a start nothing is said to be empty before clients had this time to come back: their own reconnects take 5 s, and
 /// leases of before are over by then.
 const GRACE: Duration = Duration::from_secs(30);
-/// After a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
 /// How the facade is served.
 #[derive(Clone, Debug)]
@@ -81,14 +83,14 @@ struct Server {
     config: Config,
     /// A list may have changed.
     changed: Notify,
-    /// The registry does not have what is wanted.
-    unregistered: Notify,
+    settle: Settle,
 }
 
 struct State {
     sessions: Sessions,
     lists: Lists,
-    registrar: Registrar,
+    /// What publishers say, by registId.
+    claims: Claims<Arc<str>>,
 }
 
 impl Server {
@@ -96,10 +98,25 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something was published or taken back.
-    fn wake(&self) {
+    /// Something was published or taken back: tells whom it concerns, and the registry.
+    async fn changed(&self, touched: BTreeSet<InstanceRef>) -> Result<(), String> {
         self.changed.notify_one();
-        self.unregistered.notify_one();
+        self.settle.settle(touched).await
+    }
+}
+
+impl Holder for Server {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn wanted(&self, of: &BTreeSet<InstanceRef>) -> Vec<Option<Arc<Instance>>> {
+        let state = self.state();
+        of.iter().map(|one| state.claims.wanted(one)).collect()
+    }
+
+    fn leased(&self) -> Vec<InstanceRef> {
+        self.state().claims.leased()
     }
 }
 
@@ -113,17 +130,18 @@ pub async fn serve(
 ) -> io::Result<()> {
     tracing::info!(bolt = %config.bolt_address, "serving as SOFARegistry");
     let mut changes = hub.changes().map_err(io::Error::other)?;
+    let (settle, jobs) = Settle::new();
     let server = Arc::new(Server {
         state: Mutex::new(State {
             sessions: Sessions::default(),
             lists: Lists::new(),
-            registrar: Registrar::default(),
+            claims: Claims::default(),
         }),
         registry,
         hub,
         config,
         changed: Notify::new(),
-        unregistered: Notify::new(),
+        settle,
     });
     let router = http::router(server.clone()).into_make_service_with_connect_info::<Reached>();
     let follow = async {
@@ -132,40 +150,17 @@ pub async fn serve(
         }
         Ok(())
     };
+    let connect = |stream, _| {
+        let server = server.clone();
+        async move { connection::serve(&server, stream).await }
+    };
     tokio::select! {
         served = axum::serve(http, router).into_future() => served,
-        ended = accept(&server, bolt) => ended,
+        never = accept(&bolt, server.config.connections, connect) => match never {},
         ended = follow => ended,
         () = deliver(&server) => Ok(()),
-        () = registrar::run(&server) => Ok(()),
+        () = settle::run(&*server, &server.settle, jobs) => Ok(()),
         () = become_certain(&server) => Ok(()),
-    }
-}
-
-async fn accept(server: &Arc<Server>, listener: TcpListener) -> io::Result<()> {
-    let limit = server.config.connections;
-    let permits = Arc::new(tokio::sync::Semaphore::new(limit));
-    let mut tasks = tokio::task::JoinSet::new();
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Of one connection, or of a limit that others may free.
-                tracing::warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: there are {limit} connections");
-            continue;
-        };
-        let server = server.clone();
-        tasks.spawn(async move {
-            connection::serve(&server, stream).await;
-            drop(permit);
-        });
-        while tasks.try_join_next().is_some() {}
     }
 }
 

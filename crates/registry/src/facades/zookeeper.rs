@@ -8,7 +8,7 @@ mod requests;
 mod session;
 mod tree;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +18,16 @@ use tokio::net::TcpListener;
 
 use crate::adapters::zookeeper as layout;
 use crate::hub::Hub;
-use crate::model::InstanceRef;
+use crate::model::{Instance, InstanceRef};
 use crate::osr::Registry;
 use crate::secret::Credentials;
 use crate::watch::Event;
 
+use super::accept;
+use super::claims::Claims;
+use super::settle::{self, Holder, Settle};
+
 use directory::Directory;
-use provider::Provider;
 use session::Sessions;
 use tree::Tree;
 
@@ -32,8 +35,6 @@ use tree::Tree;
 const CONNECTIONS: usize = 20_000;
 /// How often sessions are looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// How often what sessions hold is renewed.
-const RENEW: Duration = Duration::from_secs(10);
 
 /// How the facade is served.
 #[derive(Clone, Debug)]
@@ -49,14 +50,15 @@ struct Server {
     registry: Registry,
     hub: Hub,
     digest: Option<Credentials>,
+    settle: Settle,
 }
 
 struct State {
     tree: Tree,
     sessions: Sessions,
     directory: Directory,
-    /// What nodes of applications registered, by path.
-    providers: HashMap<String, Provider>,
+    /// What nodes of applications say, by path.
+    claims: Claims<String>,
 }
 
 impl Server {
@@ -64,6 +66,21 @@ impl Server {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.tree.set_now(now_ms());
         state
+    }
+}
+
+impl Holder for Server {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn wanted(&self, of: &BTreeSet<InstanceRef>) -> Vec<Option<Arc<Instance>>> {
+        let state = self.state();
+        of.iter().map(|one| state.claims.wanted(one)).collect()
+    }
+
+    fn leased(&self) -> Vec<InstanceRef> {
+        self.state().claims.leased()
     }
 }
 
@@ -96,16 +113,18 @@ pub async fn serve(
     let mut tree = Tree::new(now_ms() << 20);
     let mut directory = Directory::new(layout::Config::default());
     directory.begin(&mut tree, &hub.snapshot());
+    let (settle, jobs) = Settle::new();
     let server = Arc::new(Server {
         state: Mutex::new(State {
             tree,
             sessions: Sessions::default(),
             directory,
-            providers: HashMap::new(),
+            claims: Claims::default(),
         }),
         registry,
         hub,
         digest: config.digest,
+        settle,
     });
     let follow = async {
         while let Some(event) = changes.next().await {
@@ -113,36 +132,15 @@ pub async fn serve(
         }
         Ok(())
     };
-    tokio::select! {
-        ended = accept(&server, listener) => ended,
-        ended = follow => ended,
-        () = keep(&server) => Ok(()),
-    }
-}
-
-async fn accept(server: &Arc<Server>, listener: TcpListener) -> io::Result<()> {
-    let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    let mut tasks = tokio::task::JoinSet::new();
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Of one connection, or of a limit that others may free.
-                tracing::warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(TICK).await;
-                continue;
-            }
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: there are {CONNECTIONS} connections");
-            continue;
-        };
+    let connect = |stream, _| {
         let server = server.clone();
-        tasks.spawn(async move {
-            connection::serve(&server, stream).await;
-            drop(permit);
-        });
-        while tasks.try_join_next().is_some() {}
+        async move { connection::serve(&server, stream).await }
+    };
+    tokio::select! {
+        never = accept(&listener, CONNECTIONS, connect) => match never {},
+        ended = follow => ended,
+        () = settle::run(&*server, &server.settle, jobs) => Ok(()),
+        () = keep(&server) => Ok(()),
     }
 }
 
@@ -167,26 +165,21 @@ fn follow(server: &Server, event: &Event) {
     state.tell();
 }
 
-/// Ends sessions whose clients are silent, and renews what the others hold.
+/// Ends sessions whose clients are silent.
 async fn keep(server: &Arc<Server>) {
     let mut tick = tokio::time::interval(TICK);
-    let mut renew = tokio::time::interval(RENEW);
     loop {
-        tokio::select! {
-            _ = tick.tick() => {
-                let silent = server.state().sessions.silent();
-                for session in silent {
-                    end(server, session).await;
-                }
-            }
-            _ = renew.tick() => provider::renew(server).await,
+        tick.tick().await;
+        let silent = server.state().sessions.silent();
+        for session in silent {
+            end(server, session).await;
         }
     }
 }
 
 /// Ends a session: its nodes go, and what they registered.
 async fn end(server: &Server, session: tree::SessionId) {
-    let gone: Vec<InstanceRef> = {
+    let gone = {
         let mut state = server.state();
         let paths = state.tree.end_session(session);
         let gone = provider::withdraw(&mut state, server, &paths);

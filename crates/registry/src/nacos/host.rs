@@ -119,6 +119,31 @@ pub struct ServiceInfo {
     pub valid: bool,
 }
 
+impl ServiceInfo {
+    /// The list with instances that are written already, as a JSON array, in the place of its own.
+    pub(crate) fn write_with(&self, hosts: &[u8]) -> Vec<u8> {
+        let fields = serde_json::to_value(self).unwrap_or_default();
+        write_with(fields, "hosts", hosts)
+    }
+}
+
+/// An object whose last field is written already.
+pub(super) fn write_with(mut fields: Value, name: &str, value: &[u8]) -> Vec<u8> {
+    if let Some(fields) = fields.as_object_mut() {
+        fields.remove(name);
+    }
+    let mut written = fields.to_string().into_bytes();
+    written.pop();
+    if written.len() > 1 {
+        written.push(b',');
+    }
+    written.reserve(name.len() + value.len() + 4);
+    written.extend_from_slice(format!("\"{name}\":").as_bytes());
+    written.extend_from_slice(value);
+    written.push(b'}');
+    written
+}
+
 impl Default for ServiceInfo {
     fn default() -> ServiceInfo {
         ServiceInfo {

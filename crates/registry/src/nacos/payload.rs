@@ -7,7 +7,8 @@ use api::nacos::{Metadata, Payload};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::messages::{FAIL, NO_RIGHT, Request, Response, SUCCESS};
+use super::host::write_with;
+use super::messages::{FAIL, NO_RIGHT, NotifySubscriberRequest, Request, Response, SUCCESS};
 use crate::naming::Malformed;
 
 /// Bytes of a message: a service of ten thousand instances has some 5 MB.
@@ -91,6 +92,25 @@ fn say_done(body: &mut Map<String, Value>, id: &str) {
     body.insert("requestId".to_owned(), id.into());
 }
 
+/// The push of a list that is written already.
+pub(crate) fn notify(request: &NotifySubscriberRequest, id: &str, info: &[u8]) -> Payload {
+    let mut body = object(serde_json::to_value(request));
+    body.insert("requestId".to_owned(), id.into());
+    written("NotifySubscriberRequest", body, info)
+}
+
+/// The answer with a list that is written already.
+pub(crate) fn answer_with(kind: &str, id: &str, info: &[u8]) -> Payload {
+    let mut body = Map::new();
+    say_done(&mut body, id);
+    written(kind, body, info)
+}
+
+fn written(kind: &str, body: Map<String, Value>, info: &[u8]) -> Payload {
+    let body = write_with(Value::Object(body), "serviceInfo", info);
+    envelope(kind, BTreeMap::new(), body)
+}
+
 /// Reads a request.
 pub fn asked(payload: &Payload) -> Result<Asked, Malformed> {
     let (kind, body) = open(payload)?;
@@ -163,6 +183,10 @@ fn object(written: Result<Value, serde_json::Error>) -> Map<String, Value> {
 }
 
 fn payload(kind: &str, headers: BTreeMap<String, String>, body: Map<String, Value>) -> Payload {
+    envelope(kind, headers, Value::Object(body).to_string().into_bytes())
+}
+
+fn envelope(kind: &str, headers: BTreeMap<String, String>, body: Vec<u8>) -> Payload {
     Payload {
         metadata: Some(Metadata {
             r#type: kind.to_owned(),
@@ -171,7 +195,7 @@ fn payload(kind: &str, headers: BTreeMap<String, String>, body: Map<String, Valu
         }),
         body: Some(Any {
             type_url: String::new(),
-            value: Value::Object(body).to_string().into_bytes(),
+            value: body,
         }),
     }
 }

@@ -131,6 +131,18 @@ impl Connection {
         std::mem::replace(known, digest) != digest
     }
 
+    /// A new subscriber was answered with this; a push may have been quicker.
+    pub(super) fn answered(&mut self, name: &Name, clusters: &str, digest: u64) {
+        let key = (name.clone(), clusters.to_owned());
+        if let Some(known) = self
+            .subscriptions
+            .get_mut(&key)
+            .filter(|known| **known == 0)
+        {
+            *known = digest;
+        }
+    }
+
     /// What a subscriber was told did not reach it.
     pub(super) fn untold(&mut self, name: &Name, clusters: &str) {
         let key = (name.clone(), clusters.to_owned());
@@ -140,12 +152,12 @@ impl Connection {
     }
 
     /// Listens to a service; false: it listens to too many.
-    pub(super) fn subscribe(&mut self, name: &Name, clusters: &str, digest: u64) -> bool {
+    pub(super) fn subscribe(&mut self, name: &Name, clusters: &str) -> bool {
         if self.subscriptions.len() >= LISTENED {
             return false;
         }
         let key = (name.clone(), clusters.to_owned());
-        self.subscriptions.insert(key, digest);
+        self.subscriptions.insert(key, 0);
         true
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::now_ms;
 use crate::model::{Instance, ServiceKey};
-use crate::nacos::{self, DEFAULT_GROUP, Entry, Host, ServiceInfo};
+use crate::nacos::{self, DEFAULT_GROUP, Host};
 use crate::naming::nacos::registration;
 use crate::naming::spring;
 
@@ -76,7 +76,7 @@ impl Slot {
 pub(super) struct Held {
     /// Grows with each: of two that say the same endpoint the later counts.
     pub(super) number: u64,
-    pub(super) host: Host,
+    pub(super) host: Arc<Host>,
 }
 
 /// Where the hub's instances of a name are seen.
@@ -125,6 +125,7 @@ struct Services {
     held: BTreeMap<Slot, Held>,
     hub: BTreeMap<ServiceKey, Vec<(Place, Arc<Instance>)>>,
     changed_ms: u64,
+    version: u64,
 }
 
 impl Services {
@@ -134,6 +135,13 @@ impl Services {
 
     fn hub(&self) -> impl Iterator<Item = &(Place, Arc<Instance>)> {
         self.hub.values().flatten()
+    }
+
+    /// Spring Cloud's applications are the same in whichever case they are written, and in the hub in lower case.
+    fn of_spring(&self) -> impl Iterator<Item = &(Place, Arc<Instance>)> {
+        let of_spring = |key: &ServiceKey| *key.protocol == *spring::PROTOCOL;
+        let hub = self.hub.iter().filter(move |(key, _)| of_spring(key));
+        hub.flat_map(|(_, instances)| instances)
     }
 
     /// The groups in which a namespace has the service. What no Nacos has given a group is in the usual one.
@@ -164,6 +172,68 @@ pub(super) struct Directory {
     made: BTreeSet<Name>,
     changed: BTreeSet<Arc<str>>,
     next: u64,
+    versions: u64,
+}
+
+/// Another one after each change of a service, in whichever case its name is written.
+pub(super) type Version = (u64, u64);
+
+/// All instances of a service, not yet in the form that clients get.
+pub(super) struct List {
+    name: Name,
+    held: Vec<Held>,
+    hub: Vec<Arc<Instance>>,
+    changed_ms: u64,
+    version: Version,
+}
+
+impl List {
+    /// How many there are at most.
+    pub(super) fn len(&self) -> usize {
+        self.held.len() + self.hub.len()
+    }
+
+    /// Time of the last change, in milliseconds.
+    pub(super) fn changed_ms(&self) -> u64 {
+        self.changed_ms
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The instances as clients get them.
+    pub(super) fn hosts(&self) -> Vec<Host> {
+        let mut latest: BTreeMap<(&str, u16, &str), &Held> = BTreeMap::new();
+        for held in &self.held {
+            let host = &held.host;
+            let known = latest
+                .entry((host.ip.as_str(), host.port, host.cluster_name.as_str()))
+                .or_insert(held);
+            if known.number < held.number {
+                *known = held;
+            }
+        }
+        let mut endpoints: HashSet<(&str, u16)> = HashSet::with_capacity(self.len());
+        let mut hosts: Vec<Host> = Vec::with_capacity(self.len());
+        for held in latest.into_values() {
+            endpoints.insert((held.host.ip.as_str(), held.host.port));
+            hosts.push((*held.host).clone());
+        }
+        for instance in &self.hub {
+            if endpoints.insert((&instance.address, instance.port)) {
+                hosts.extend(host(instance));
+            }
+        }
+        let Name { group, service, .. } = &self.name;
+        let grouped = nacos::grouped_name(group, service);
+        for host in &mut hosts {
+            let (ip, port, cluster) = (&host.ip, host.port, &host.cluster_name);
+            host.instance_id = format!("{ip}#{port}#{cluster}#{grouped}");
+            host.service_name.clone_from(&grouped);
+        }
+        hosts
+    }
 }
 
 /// Services that can be made without instances.
@@ -172,9 +242,11 @@ const MADE: usize = 10_000;
 impl Directory {
     fn change(&mut self, service: &Arc<str>) -> &mut Services {
         self.changed.insert(service.clone());
+        self.versions += 1;
         let services = self.by_name.entry(service.clone()).or_default();
         // Clients ignore a list that is older than the one they have.
         services.changed_ms = now_ms().max(services.changed_ms + 1);
+        services.version = self.versions;
         services
     }
 
@@ -193,7 +265,7 @@ impl Directory {
         self.next += 1;
         let held = Held {
             number: self.next,
-            host,
+            host: Arc::new(host),
         };
         let slot = Slot::new(owner, name, &held.host);
         let services = self.change(&name.service);
@@ -275,73 +347,37 @@ impl Directory {
     }
 
     /// All instances of a service.
+    pub(super) fn list(&self, name: &Name) -> List {
+        let services = self.by_name.get(&name.service);
+        let other = other_case(&name.service);
+        let other = other.and_then(|lower| self.by_name.get(lower.as_str()));
+        let held = services.into_iter().flat_map(|services| &services.held);
+        let held = held.filter(|(slot, _)| slot.is_of(name));
+        let hub = services.into_iter().flat_map(Services::hub);
+        let hub = hub.chain(other.into_iter().flat_map(Services::of_spring));
+        let hub =
+            hub.filter(|(place, _)| place.is_in(&name.namespace) && place.has_group(&name.group));
+        let changed_ms = [services, other].into_iter().flatten();
+        let changed_ms = changed_ms.map(|services| services.changed_ms).max();
+        List {
+            name: name.clone(),
+            held: held.map(|(_, held)| held.clone()).collect(),
+            hub: hub.map(|(_, instance)| instance.clone()).collect(),
+            changed_ms: changed_ms.unwrap_or_else(now_ms),
+            version: self.version(name),
+        }
+    }
+
+    /// The version of a service's list.
+    pub(super) fn version(&self, name: &Name) -> Version {
+        let of = |service: &str| self.by_name.get(service).map_or(0, |s| s.version);
+        let other = other_case(&name.service);
+        (of(&name.service), other.map_or(0, |lower| of(&lower)))
+    }
+
+    /// All instances of a service as clients get them.
     pub(super) fn hosts(&self, name: &Name) -> Vec<Host> {
-        let nothing = Services::default();
-        let services = self.by_name.get(&name.service).unwrap_or(&nothing);
-        let held = services.held.iter().filter(|(slot, _)| slot.is_of(name));
-        let mut latest: BTreeMap<(&str, u16, &str), &Held> = BTreeMap::new();
-        for (slot, held) in held {
-            let known = latest
-                .entry((slot.ip.as_str(), slot.port, slot.cluster.as_str()))
-                .or_insert(held);
-            if known.number < held.number {
-                *known = held;
-            }
-        }
-        let mut endpoints: HashSet<(String, u16)> = HashSet::new();
-        let mut hosts: Vec<Host> = Vec::with_capacity(latest.len());
-        for held in latest.into_values() {
-            endpoints.insert((held.host.ip.clone(), held.host.port));
-            hosts.push(held.host.clone());
-        }
-        for (place, instance) in services.hub().chain(self.in_other_case(name)) {
-            if place.is_in(&name.namespace)
-                && place.has_group(&name.group)
-                && endpoints.insert((instance.address.to_string(), instance.port))
-            {
-                hosts.extend(host(instance));
-            }
-        }
-        let grouped = nacos::grouped_name(&name.group, &name.service);
-        for host in &mut hosts {
-            let (ip, port, cluster) = (&host.ip, host.port, &host.cluster_name);
-            host.instance_id = format!("{ip}#{port}#{cluster}#{grouped}");
-            host.service_name.clone_from(&grouped);
-        }
-        hosts
-    }
-
-    /// Spring Cloud's applications are the same in whichever case they are written, and in the hub in lower case.
-    fn in_other_case(&self, name: &Name) -> impl Iterator<Item = &(Place, Arc<Instance>)> {
-        let lower = other_case(&name.service);
-        let services = lower.and_then(|lower| self.by_name.get(lower.as_str()));
-        let hub = services
-            .into_iter()
-            .flat_map(|services| services.hub.iter());
-        hub.filter(|(key, _)| *key.protocol == *spring::PROTOCOL)
-            .flat_map(|(_, instances)| instances)
-    }
-
-    /// The list of a service as clients get it: enabled instances of some clusters (between commas; empty for all).
-    pub(super) fn info(&self, name: &Name, clusters: &str, healthy_only: bool) -> ServiceInfo {
-        let is_meant = |host: &Host| {
-            let wanted = clusters.split(',').filter(|word| !word.is_empty());
-            let mut wanted = wanted.peekable();
-            let in_cluster = wanted.peek().is_none() || wanted.any(|c| c == host.cluster_name);
-            in_cluster && host.enabled && (host.healthy || !healthy_only)
-        };
-        let hosts = self.hosts(name).into_iter().filter(is_meant);
-        let changed_ms = |service: &str| self.by_name.get(service).map(|s| s.changed_ms);
-        let other = other_case(&name.service).and_then(|lower| changed_ms(&lower));
-        let changed_ms = changed_ms(&name.service).max(other);
-        ServiceInfo {
-            name: name.service.to_string(),
-            group_name: name.group.to_string(),
-            clusters: clusters.to_owned(),
-            hosts: hosts.map(Entry::Host).collect(),
-            last_ref_time: i64::try_from(changed_ms.unwrap_or_else(now_ms)).unwrap_or(i64::MAX),
-            ..ServiceInfo::default()
-        }
+        self.list(name).hosts()
     }
 
     /// The names of a group's services.

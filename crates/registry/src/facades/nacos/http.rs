@@ -111,6 +111,17 @@ pub(super) fn wrapped(data: &impl Serialize) -> Response {
     axum::Json(json!({"code": 0, "message": "success", "data": data})).into_response()
 }
 
+/// The same with a value that is written already.
+pub(super) fn wrapped_json(data: &[u8]) -> Response {
+    let head = br#"{"code":0,"message":"success","data":"#;
+    json_response([&head[..], data, b"}"].concat())
+}
+
+/// JSON that is written already.
+pub(super) fn json_response(json: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
 /// The parameters of a request, from its path and its body.
 #[derive(Debug, Default)]
 pub(super) struct Params(HashMap<String, String>);

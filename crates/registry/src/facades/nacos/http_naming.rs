@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 
 use super::directory::{Name, Owner};
 use super::http::{
-    Answer, Asked, FAILED, INVALID, NO_INSTANCE, NOT_FOUND, Refusal, Style, said, wrapped,
+    Answer, Asked, FAILED, INVALID, NO_INSTANCE, NOT_FOUND, Refusal, Style, json_response, said,
+    wrapped, wrapped_json,
 };
 use super::provider::{self, BEAT_MS, beat_ms};
 use super::requests::page_of;
 use super::udp;
-use crate::nacos::{DEFAULT_CLUSTER, DEFAULT_GROUP, Entry, Host, grouped_name, namespace};
+use super::written::{self, written};
+use crate::nacos::{DEFAULT_CLUSTER, DEFAULT_GROUP, Host, grouped_name, namespace};
 
 /// How long clients may use a list that changes are pushed to, and one that none are.
 const CACHED_MS: (u64, u64) = (10_000, 3000);
@@ -33,7 +35,7 @@ pub(super) async fn route(asked: &Asked, method: &Method, path: &str) -> Option<
         (&Method::DELETE, "/instance") => deregister(asked).await,
         (&Method::PUT | &Method::PATCH, "/instance") => update(asked).await,
         (&Method::GET, "/instance") => instance(asked),
-        (&Method::GET, "/instance/list") => list(asked),
+        (&Method::GET, "/instance/list") => list(asked).await,
         (&Method::PUT, "/instance/beat") => beat(asked).await,
         (&Method::GET, "/service/list") => services(asked),
         (&Method::GET, "/service") => service(asked),
@@ -177,29 +179,29 @@ fn value(asked: &Asked, body: &Value) -> Response {
     }
 }
 
-fn list(asked: &Asked) -> Answer {
-    let name = name(asked)?;
+async fn list(asked: &Asked) -> Answer {
     let params = &asked.params;
-    let clusters = params.text(&["clusters", "clusterName"]);
-    let healthy_only = params.truth(&["healthyOnly"], false);
+    let wanted = written::Asked {
+        name: name(asked)?,
+        clusters: params.text(&["clusters", "clusterName"]).to_owned(),
+        healthy_only: params.truth(&["healthyOnly"], false),
+    };
     let port: u16 = params.read(&["udpPort"], 0)?;
-    let mut state = asked.server.state();
-    let mut info = state.directory.info(&name, clusters, healthy_only);
+    let list = written(&asked.server, &wanted).await;
     if port > 0 {
         let address = SocketAddr::new(asked.peer.ip(), port);
-        udp::subscribe(&mut state, address, &name, clusters, &info);
+        udp::subscribe(&mut asked.server.state(), address, &wanted, &list);
     }
-    drop(state);
     if asked.is_v3 {
-        let hosts: Vec<&Entry> = info.hosts.iter().collect();
-        return Ok(wrapped(&hosts));
+        return Ok(wrapped_json(&list.hosts));
     }
     let (pushed, asked_for) = CACHED_MS;
-    info.cache_millis = if port > 0 { pushed } else { asked_for };
-    info.name = grouped_name(&name.group, &name.service);
+    let cache_millis = if port > 0 { pushed } else { asked_for };
+    let grouped = grouped_name(&wanted.name.group, &wanted.name.service);
+    let info = list.info(&wanted, &grouped, cache_millis);
     Ok(match asked.style {
-        Style::Plain => axum::Json(info).into_response(),
-        Style::Wrapped => wrapped(&info),
+        Style::Plain => json_response(info),
+        Style::Wrapped => wrapped_json(&info),
     })
 }
 

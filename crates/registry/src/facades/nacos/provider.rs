@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::settle;
 use super::directory::{NAMESPACE, Name, Owner, Slot};
 use super::{Server, State};
 use crate::dubbo_metadata;
@@ -13,14 +14,8 @@ use crate::nacos::{Host, PUBLIC, grouped_name};
 use crate::naming::dubbo_application::{MetadataInfo, Provider};
 use crate::naming::nacos::{Said, said};
 
-/// Leases of what lives by connections and beats; they are renewed three times as often.
-const TTL: Duration = Duration::from_secs(30);
-/// How often that is.
-const RENEW: Duration = Duration::from_secs(10);
 /// How often it is looked whose beats are missing.
 const TICK: Duration = Duration::from_millis(500);
-/// Instances that are renewed at a time.
-const BATCH: usize = 1000;
 /// How often an application is asked what it serves, and how long it waits between.
 const ASKED: (u32, Duration) = (5, Duration::from_secs(2));
 /// Ids of what is registered here end so.
@@ -119,7 +114,7 @@ fn registers(
 fn registered(limits: &Limits, name: &Name, owner: Owner, mut instance: Instance) -> Instance {
     instance.ttl = match owner {
         Owner::Nobody => None,
-        Owner::Connection(_) | Owner::Beats => Some(TTL.clamp(limits.ttl_min, limits.ttl_max)),
+        Owner::Connection(_) | Owner::Beats => Some(settle::ttl(limits)),
     };
     instance.id = if *name.namespace == *PUBLIC {
         format!("{}{SUFFIX}", instance.default_id()).into()
@@ -170,7 +165,7 @@ pub(super) async fn register(
                 state.beats.insert(beat, Instant::now());
             }
             if let Some(known) = state.directory.held(&name.service, &slot) {
-                if known.host == host {
+                if *known.host == host {
                     continue;
                 }
                 touched.extend(state.holders.remove(known.number));
@@ -192,7 +187,7 @@ pub(super) async fn register(
         show(server, state, &touched);
         touched
     };
-    let settled = server.settle.settle(touched.into_iter().collect()).await;
+    let settled = server.settle.settle(touched).await;
     if let Err(error) = settled {
         tracing::warn!(
             service = &*name.service,
@@ -246,7 +241,7 @@ pub(super) async fn deregister(server: &Server, name: &Name, owner: Owner, host:
         show(server, &mut state, &touched);
     }
     // Otherwise their leases run out.
-    if let Err(error) = server.settle.settle(touched.into_iter().collect()).await {
+    if let Err(error) = server.settle.settle(touched).await {
         tracing::warn!(
             service = &*name.service,
             error,
@@ -267,7 +262,7 @@ pub(super) async fn end(server: &Server, id: u64, names: BTreeSet<Name>) {
         }
         show(server, &mut state, &touched);
     }
-    if let Err(error) = server.settle.settle(touched.into_iter().collect()).await {
+    if let Err(error) = server.settle.settle(touched).await {
         tracing::warn!(error, "what a connection held cannot be deregistered");
     }
 }
@@ -282,11 +277,12 @@ pub(super) async fn alter(
 ) -> Result<bool, Refused> {
     let slot = Slot::new(owner, name, of);
     let known = server.state().directory.held(&name.service, &slot).cloned();
-    let Some(mut held) = known else {
+    let Some(held) = known else {
         return Ok(false);
     };
-    change(&mut held.host);
-    register(server, name, owner, vec![held.host]).await?;
+    let mut host = (*held.host).clone();
+    change(&mut host);
+    register(server, name, owner, vec![host]).await?;
     Ok(true)
 }
 
@@ -305,7 +301,7 @@ pub(super) async fn beat(server: &Arc<Server>, name: &Name, of: &Host) -> Option
     if !host.healthy {
         let host = Host {
             healthy: true,
-            ..host
+            ..(*host).clone()
         };
         // A failure shows with the next beat.
         let _ = register(server, name, Owner::Beats, vec![host]).await;
@@ -313,15 +309,12 @@ pub(super) async fn beat(server: &Arc<Server>, name: &Name, of: &Host) -> Option
     Some(wait)
 }
 
-/// Looks whose beats are missing, and renews what lives.
+/// Looks whose beats are missing.
 pub(super) async fn keep(server: &Arc<Server>) {
     let mut tick = tokio::time::interval(TICK);
-    let mut renewal = tokio::time::interval(RENEW);
     loop {
-        tokio::select! {
-            _ = tick.tick() => miss(server).await,
-            _ = renewal.tick() => renew(server).await,
-        }
+        tick.tick().await;
+        miss(server).await;
     }
 }
 
@@ -358,7 +351,7 @@ async fn miss(server: &Arc<Server>) {
     for (name, slot, last, host) in ill {
         let host = Host {
             healthy: false,
-            ..host
+            ..(*host).clone()
         };
         // What fails is tried again with the next tick.
         let _ = register(server, &name, Owner::Beats, vec![host]).await;
@@ -366,30 +359,6 @@ async fn miss(server: &Arc<Server>) {
         // It was no beat.
         if let Some(known) = state.beats.get_mut(&(name.service, slot)) {
             *known = last;
-        }
-    }
-}
-
-/// Renews what lives; what the registry lost is registered again.
-async fn renew(server: &Server) {
-    let leased: Vec<InstanceRef> = {
-        let state = server.state();
-        let leased = state
-            .holders
-            .all()
-            .filter(|instance| instance.ttl.is_some());
-        leased.map(|instance| instance.reference()).collect()
-    };
-    for batch in leased.chunks(BATCH) {
-        let unknown = match server.registry.renew(batch.to_vec()).await {
-            Ok(done) => done.result.unknown,
-            Err(error) => {
-                tracing::warn!(%error, "instances cannot be renewed");
-                return;
-            }
-        };
-        if let Err(error) = server.settle.settle(unknown).await {
-            tracing::warn!(error, "instances cannot be registered again");
         }
     }
 }
@@ -457,7 +426,7 @@ async fn serve(
         show(server, &mut state, &touched);
         touched
     };
-    if let Err(error) = server.settle.settle(touched.into_iter().collect()).await {
+    if let Err(error) = server.settle.settle(touched).await {
         let service = grouped_name(&name.group, &name.service);
         tracing::warn!(
             service,

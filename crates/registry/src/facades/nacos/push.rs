@@ -2,22 +2,27 @@
 //! client that is slow gets the last state and none of those between.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::nacos::Payload;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Server;
 use super::configs::Key;
 use super::directory::Name;
-use crate::nacos::{ConfigKey, Nothing, NotifySubscriberRequest, Request, ServiceInfo, ask};
+use super::written::{Asked, CACHE_MS, rest, written};
+use crate::nacos::{
+    ConfigKey, Nothing, NotifySubscriberRequest, Request, ServiceInfo, ask, notify,
+};
 
 /// Messages of a client on their way.
 const FLYING: usize = 16;
 /// What a client may wait with an answer before it is told again.
 const ANSWER: Duration = Duration::from_secs(5);
+/// KiB of lists that are on their way to all clients together.
+pub(super) const FLYING_KIB: u32 = 128 << 10;
 /// After this silence a client is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(20);
 /// How often that is looked at.
@@ -36,17 +41,6 @@ pub(super) enum Item {
     Fuzzy(String),
     /// Whether it is there.
     Detection,
-}
-
-/// The digest of a list: what is not in it is the time of the change.
-pub(super) fn digest(info: &ServiceInfo) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    // What cannot be written has the digest of nothing.
-    serde_json::to_string(&info.hosts)
-        .unwrap_or_default()
-        .hash(&mut hasher);
-    // 0 is what nobody was told.
-    hasher.finish().max(1)
 }
 
 /// Tells a client what it has to be told, as long as its connection lives.
@@ -97,22 +91,27 @@ pub(super) async fn run(server: Arc<Server>, id: u64) {
 
 /// Tells a client one thing until it has heard it.
 async fn tell(server: &Server, id: u64, item: Item) -> Item {
+    if let Item::Service(name, clusters) = &item {
+        if !tell_list(server, id, name, clusters).await {
+            let mut state = server.state();
+            if let Some(connection) = state.connections.get_mut(&id) {
+                // It says how it is then.
+                connection.untold(name, clusters);
+                connection.todo(item.clone());
+            }
+        }
+        return item;
+    }
     let requests = requests(server, id, &item);
     for request in requests {
-        while !ask_client(server, id, &request).await {
-            let mut state = server.state();
-            let Some(connection) = state.connections.get_mut(&id) else {
+        while !ask_client(server, id, ANSWER, |number| {
+            ask(&request, number, &BTreeMap::new())
+        })
+        .await
+        {
+            let state = server.state();
+            if item == Item::Detection || !state.connections.contains_key(&id) {
                 return item;
-            };
-            match &item {
-                // It says how it is then.
-                Item::Service(name, clusters) => {
-                    connection.untold(name, clusters);
-                    connection.todo(item.clone());
-                    return item;
-                }
-                Item::Detection => return item,
-                Item::Config(_) | Item::Fuzzy(_) => {}
             }
         }
     }
@@ -127,20 +126,8 @@ fn requests(server: &Server, id: u64, item: &Item) -> Vec<Request> {
         return Vec::new();
     };
     match item {
-        Item::Service(name, clusters) => {
-            let info = state.directory.info(name, clusters, false);
-            if !connection.tells(name, clusters, digest(&info)) {
-                return Vec::new();
-            }
-            vec![Request::NotifySubscriber(Box::new(
-                NotifySubscriberRequest {
-                    namespace: name.namespace.to_string(),
-                    service_name: name.service.to_string(),
-                    group_name: name.group.to_string(),
-                    service_info: info,
-                },
-            ))]
-        }
+        // It is told by itself.
+        Item::Service(..) => Vec::new(),
         Item::Config(key) => {
             let tenant = connection.listens(key);
             let notify = tenant.map(|tenant| {
@@ -160,8 +147,52 @@ fn requests(server: &Server, id: u64, item: &Item) -> Vec<Request> {
     }
 }
 
-/// Sends a message; whether the client has answered.
-async fn ask_client(server: &Server, id: u64, request: &Request) -> bool {
+/// Tells a client how a list is, if it was told something else; whether it has heard it.
+async fn tell_list(server: &Server, id: u64, name: &Name, clusters: &str) -> bool {
+    let asked = Asked {
+        name: name.clone(),
+        clusters: clusters.to_owned(),
+        healthy_only: false,
+    };
+    // Who has been told a large list a moment ago is told the next changes as one.
+    let rest = rest(server, &asked);
+    if !rest.is_zero() {
+        tokio::time::sleep(rest).await;
+    }
+    let written = written(server, &asked).await;
+    // What is on its way has room for a copy.
+    let kib = u32::try_from(written.hosts.len() / 1024).unwrap_or(u32::MAX);
+    let Ok(_room) = server.room.acquire_many(kib.min(FLYING_KIB)).await else {
+        return true;
+    };
+    {
+        let mut state = server.state();
+        let connection = state.connections.get_mut(&id);
+        if !connection.is_some_and(|c| c.tells(name, clusters, written.digest)) {
+            return true;
+        }
+    }
+    let patience = ANSWER + Duration::from_secs(u64::from(kib / 1024));
+    ask_client(server, id, patience, |number| {
+        let request = NotifySubscriberRequest {
+            namespace: name.namespace.to_string(),
+            service_name: name.service.to_string(),
+            group_name: name.group.to_string(),
+            service_info: ServiceInfo::default(),
+        };
+        let info = written.info(&asked, &name.service, CACHE_MS);
+        notify(&request, number, &info)
+    })
+    .await
+}
+
+/// Sends a message; whether the client has answered in time.
+async fn ask_client(
+    server: &Server,
+    id: u64,
+    patience: Duration,
+    message: impl FnOnce(&str) -> Payload,
+) -> bool {
     let (number, answered, out) = {
         let mut state = server.state();
         let Some(connection) = state.connections.get_mut(&id) else {
@@ -170,9 +201,9 @@ async fn ask_client(server: &Server, id: u64, request: &Request) -> bool {
         let (number, answered) = connection.ask();
         (number, answered, connection.out())
     };
-    let payload = ask(request, &number, &BTreeMap::new());
+    let payload = message(&number);
     let exchange = async { out.send(Ok(payload)).await.is_ok() && answered.await.is_ok() };
-    let done = tokio::time::timeout(ANSWER, exchange).await;
+    let done = tokio::time::timeout(patience, exchange).await;
     if let Some(connection) = server.state().connections.get_mut(&id) {
         connection.give_up(&number);
     }

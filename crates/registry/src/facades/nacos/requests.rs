@@ -9,7 +9,7 @@ use super::configs::{Key, Refused as ConfigRefused};
 use super::directory::{Name, Owner};
 use super::fuzzy::{Fuzzy, Pattern};
 use super::provider::{self, Refused};
-use super::push::digest;
+use super::written::{self, CACHE_MS, written};
 use super::{Server, State, Subscriber, Target};
 use crate::nacos::{
     self, BATCH_REGISTER, CONFIG_NOT_FOUND, ConfigBatchListenRequest,
@@ -17,7 +17,7 @@ use crate::nacos::{
     ConnectionSetupRequest, DEREGISTER, FAIL, FuzzyWatchRequest, InstanceRequest, NO_HANDLER,
     NO_RIGHT, Nothing, REGISTER, Request, Response, ServerCheckResponse, ServiceInfoResponse,
     ServiceListRequest, ServiceListResponse, ServiceQueryRequest, SubscribeServiceRequest,
-    TypeOnly, UN_REGISTER, answer as done, asked, refusal,
+    TypeOnly, UN_REGISTER, answer as done, answer_with, asked, refusal,
 };
 
 /// `errorCode` of a request that cannot be read.
@@ -119,6 +119,16 @@ pub(super) async fn answer(
         let why = "authorization failed: user not found!";
         return refusal(&empty, &asked.id, NO_RIGHT, why);
     }
+    let listed = match &request {
+        Request::SubscribeService(request) => Some(subscribe(server, id, &tenant, request).await),
+        Request::ServiceQuery(request) => Some(Ok(query(server, &tenant, request).await)),
+        _ => None,
+    };
+    match listed {
+        Some(Ok(info)) => return answer_with(empty.kind(), &asked.id, &info),
+        Some(Err(Refusal(code, why))) => return refusal(&empty, &asked.id, code, &why),
+        None => {}
+    }
     match answer_to(server, id, &tenant, request).await {
         Ok(response) => done(&response, &asked.id),
         Err(Refusal(code, why)) => refusal(&empty, &asked.id, code, &why),
@@ -178,8 +188,6 @@ async fn answer_to(
                 r#type: request.r#type,
             }))
         }
-        Request::SubscribeService(request) => subscribe(server, id, tenant, &request),
-        Request::ServiceQuery(request) => Ok(query(server, tenant, &request)),
         Request::ServiceList(request) => Ok(list(server, tenant, &request)),
         Request::FuzzyWatch(request) => watch(server, id, &request),
         Request::ConfigQuery(request) => config(server, &request),
@@ -235,12 +243,12 @@ async fn instance(
     }))
 }
 
-fn subscribe(
+async fn subscribe(
     server: &Server,
     id: u64,
     tenant: &str,
     request: &SubscribeServiceRequest,
-) -> Result<Response, Refusal> {
+) -> Result<Vec<u8>, Refusal> {
     let name = name(
         tenant,
         &request.namespace,
@@ -250,41 +258,52 @@ fn subscribe(
     if name.service.is_empty() {
         return invalid("Param 'serviceName' is required.");
     }
-    let mut state = server.state();
-    let state = &mut *state;
-    let info = state.directory.info(&name, &request.clusters, false);
-    let subscriber = Subscriber {
-        target: Target::Connection(id),
-        name: name.clone(),
-        clusters: request.clusters.clone(),
-    };
-    if let Some(connection) = state.connections.get_mut(&id) {
-        if !request.subscribe {
-            connection.unsubscribe(&name, &request.clusters);
-            state.unsubscribe(&subscriber);
-        } else if connection.subscribe(&name, &request.clusters, digest(&info)) {
-            state.subscribe(&subscriber);
-        } else {
-            return Err(Refusal(FAIL, "too many subscriptions".to_owned()));
+    let clusters = &request.clusters;
+    {
+        let mut state = server.state();
+        let state = &mut *state;
+        let subscriber = Subscriber {
+            target: Target::Connection(id),
+            name: name.clone(),
+            clusters: clusters.clone(),
+        };
+        if let Some(connection) = state.connections.get_mut(&id) {
+            if !request.subscribe {
+                connection.unsubscribe(&name, clusters);
+                state.unsubscribe(&subscriber);
+            } else if connection.subscribe(&name, clusters) {
+                state.subscribe(&subscriber);
+            } else {
+                return invalid("too many subscriptions");
+            }
         }
     }
-    Ok(Response::SubscribeService(ServiceInfoResponse {
-        service_info: info,
-    }))
+    let asked = written::Asked {
+        name,
+        clusters: clusters.clone(),
+        healthy_only: false,
+    };
+    let list = written(server, &asked).await;
+    if let Some(connection) = server.state().connections.get_mut(&id) {
+        connection.answered(&asked.name, clusters, list.digest);
+    }
+    Ok(list.info(&asked, &asked.name.service, CACHE_MS))
 }
 
-fn query(server: &Server, tenant: &str, request: &ServiceQueryRequest) -> Response {
+async fn query(server: &Server, tenant: &str, request: &ServiceQueryRequest) -> Vec<u8> {
     let name = name(
         tenant,
         &request.namespace,
         &request.group_name,
         &request.service_name,
     );
-    let state = server.state();
-    let info = state
-        .directory
-        .info(&name, &request.cluster, request.healthy_only);
-    Response::QueryService(ServiceInfoResponse { service_info: info })
+    let asked = written::Asked {
+        name,
+        clusters: request.cluster.clone(),
+        healthy_only: request.healthy_only,
+    };
+    let list = written(server, &asked).await;
+    list.info(&asked, &asked.name.service, CACHE_MS)
 }
 
 fn list(server: &Server, tenant: &str, request: &ServiceListRequest) -> Response {

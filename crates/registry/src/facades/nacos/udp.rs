@@ -14,9 +14,9 @@ use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
 use super::directory::Name;
-use super::push::digest;
+use super::written::{Asked, CACHE_MS, Written, written};
 use super::{Server, State, Subscriber, Target};
-use crate::nacos::{ServiceInfo, grouped_name};
+use crate::nacos::grouped_name;
 
 /// Subscriptions of all clients.
 const SUBSCRIPTIONS: usize = 200_000;
@@ -27,6 +27,8 @@ const AGAIN: (Duration, u32) = (Duration::from_secs(1), 5);
 const TICK: Duration = Duration::from_millis(250);
 /// Bytes of a datagram; a longer list is seen when the client asks again.
 const DATAGRAM_BYTES: usize = 65_000;
+/// Bytes of a list that may fit when it is compressed.
+const LIST_BYTES: usize = 2 << 20;
 /// Longer lists are compressed.
 const PLAIN_BYTES: usize = 1024;
 /// Bytes of an acknowledgement.
@@ -102,19 +104,14 @@ impl Subscriptions {
 }
 
 /// A client that was given this list is told of changes.
-pub(super) fn subscribe(
-    state: &mut State,
-    address: SocketAddr,
-    name: &Name,
-    clusters: &str,
-    info: &ServiceInfo,
-) {
-    let key = (address, name.clone(), clusters.to_owned());
-    if state.udp.refresh(&key, digest(info)) {
+pub(super) fn subscribe(state: &mut State, address: SocketAddr, asked: &Asked, list: &Written) {
+    let Asked { name, clusters, .. } = asked;
+    let key = (address, name.clone(), clusters.clone());
+    if state.udp.refresh(&key, list.digest) {
         state.subscribe(&Subscriber {
             target: Target::Udp(address),
             name: name.clone(),
-            clusters: clusters.to_owned(),
+            clusters: clusters.clone(),
         });
     }
 }
@@ -153,8 +150,11 @@ pub(super) async fn run(server: &Server) {
     loop {
         tokio::select! {
             () = udp.wake.notified() => {
-                let due = server.state().due();
-                send(udp, due).await;
+                let todo = std::mem::take(&mut server.state().udp.todo);
+                for key in todo {
+                    let due = due(server, key).await;
+                    send(udp, due.into_iter().collect()).await;
+                }
             }
             received = udp.socket.recv_from(&mut buffer) => match received {
                 Ok((len, address)) => {
@@ -183,40 +183,39 @@ async fn send(udp: &Udp, datagrams: Vec<(SocketAddr, Vec<u8>)>) {
     }
 }
 
-impl State {
-    /// The datagrams of what has changed for their clients.
-    fn due(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
-        let mut due = Vec::new();
-        for key in std::mem::take(&mut self.udp.todo) {
-            let (address, name, clusters) = &key;
-            let info = self.directory.info(name, clusters, false);
-            let digest = digest(&info);
-            let Some(subscription) = self.udp.known.get_mut(&key) else {
-                continue;
-            };
-            if std::mem::replace(&mut subscription.digest, digest) == digest {
-                continue;
-            }
-            let number = self.udp.number();
-            let Some(datagram) = datagram(info, number) else {
-                continue;
-            };
-            due.push((*address, datagram.clone()));
-            let unheard = Unheard {
-                number,
-                datagram,
-                sent: Instant::now(),
-                times: 1,
-            };
-            self.udp.numbers.insert((*address, number), key.clone());
-            // Nobody waits for the older one any more.
-            if let Some(older) = self.udp.unheard.insert(key.clone(), unheard) {
-                self.udp.numbers.remove(&(*address, older.number));
-            }
-        }
-        due
+/// The datagram of what has changed for a client.
+async fn due(server: &Server, key: Key) -> Option<(SocketAddr, Vec<u8>)> {
+    let (address, name, clusters) = &key;
+    let asked = Asked {
+        name: name.clone(),
+        clusters: clusters.clone(),
+        healthy_only: false,
+    };
+    let list = written(server, &asked).await;
+    let mut state = server.state();
+    let udp = &mut state.udp;
+    let subscription = udp.known.get_mut(&key)?;
+    if std::mem::replace(&mut subscription.digest, list.digest) == list.digest {
+        return None;
     }
+    let number = udp.number();
+    let datagram = datagram(&asked, &list, number)?;
+    let due = (*address, datagram.clone());
+    let unheard = Unheard {
+        number,
+        datagram,
+        sent: Instant::now(),
+        times: 1,
+    };
+    udp.numbers.insert((*address, number), key.clone());
+    // Nobody waits for the older one any more.
+    if let Some(older) = udp.unheard.insert(key.clone(), unheard) {
+        udp.numbers.remove(&(*address, older.number));
+    }
+    Some(due)
+}
 
+impl State {
     /// What was not acknowledged; forgets who is gone.
     fn again(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
         let now = Instant::now();
@@ -255,9 +254,13 @@ impl State {
 }
 
 /// `None`: it is too long.
-fn datagram(mut info: ServiceInfo, number: u64) -> Option<Vec<u8>> {
-    info.name = grouped_name(&info.group_name, &info.name);
-    let data = serde_json::to_string(&info).ok()?;
+fn datagram(asked: &Asked, list: &Written, number: u64) -> Option<Vec<u8>> {
+    if list.hosts.len() > LIST_BYTES {
+        return None;
+    }
+    let grouped = grouped_name(&asked.name.group, &asked.name.service);
+    let info = list.info(asked, &grouped, CACHE_MS);
+    let data = String::from_utf8(info).ok()?;
     let text = json!({"type": "dom", "data": data, "lastRefTime": number}).to_string();
     if text.len() <= PLAIN_BYTES {
         return Some(text.into_bytes());

@@ -43,7 +43,7 @@ pub(super) async fn serve(server: &Arc<Server>, stream: TcpStream) {
     if let Err(error) = ended {
         tracing::debug!(connection, %error, "a client of SOFARegistry is gone");
     }
-    requests::close(server, connection);
+    requests::close(server, connection).await;
 }
 
 async fn read(

@@ -1,15 +1,17 @@
 //! What clients ask for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wire::sofaregistry::{EventType, Register, RegisterResponse, Request, SyncConfigResponse};
 
+use super::super::settle;
 use super::form::Reply;
 use super::names::DataInfo;
 use super::sessions::{Closed, Publisher, Topic};
 use super::{Server, State};
-use crate::model::Instance;
+use crate::model::{Instance, InstanceRef};
 
 /// How long a client waits for the registry; it gives up after a second and tries again.
 const REGISTER: Duration = Duration::from_millis(800);
@@ -77,6 +79,13 @@ fn info(register: &mut Register) -> Result<DataInfo, String> {
 }
 
 impl Server {
+    /// What was taken back leaves the registry; otherwise its lease runs out.
+    async fn taken_back(&self, touched: BTreeSet<InstanceRef>) {
+        if let Err(error) = self.changed(touched).await {
+            tracing::warn!(error, "publications cannot be deregistered");
+        }
+    }
+
     fn check_room(&self, state: &State, connection: u64) -> Result<(), String> {
         let limit = self.config.registrations_per_connection;
         if state.sessions.registrations(connection) < limit {
@@ -107,65 +116,58 @@ async fn publisher(
     match register.event_type {
         EventType::Other => return Ok(()),
         EventType::Unregister => {
-            let mut state = server.state();
-            if let Some(Some(before)) = state.sessions.replace_publisher(register, connection) {
-                state.unpublish(&register.regist_id, &before);
+            let mut touched = BTreeSet::new();
+            {
+                let mut state = server.state();
+                let before = state.sessions.replace_publisher(register, connection);
+                if let Some(Some(before)) = before {
+                    touched = state.unpublish(&register.regist_id.as_str().into(), &before);
+                }
             }
-            drop(state);
-            server.wake();
+            server.taken_back(touched).await;
             return Ok(());
         }
         EventType::Register => {}
     }
     server.check_data(data)?;
     let instances = instances(server, &info, &register.zone, data);
-    let answers = {
+    let regist_id: Arc<str> = register.regist_id.as_str().into();
+    let published = {
         let mut state = server.state();
         let Some(before) = state.sessions.replace_publisher(register, connection) else {
             // An older one came late: SOFARegistry says success too.
             return Ok(());
         };
-        let regist_id: Arc<str> = register.regist_id.as_str().into();
-        let room = server.check_room(&state, connection);
-        if room.is_err() {
-            if let Some(before) = &before {
-                state.unpublish(&regist_id, before);
+        match server.check_room(&state, connection) {
+            Err(full) => {
+                let before = before.map(|before| state.unpublish(&regist_id, &before));
+                Err((full, before.unwrap_or_default()))
             }
-            drop(state);
-            server.wake();
-            return room;
-        }
-        let lists = &mut state.lists;
-        let shared = data.iter().map(|data| data.as_str().into()).collect();
-        lists.publish(&info, register, shared, &instances);
-        // The new ones first: what stays is never gone.
-        let answers = state.registrar.put(&regist_id, &instances);
-        if let Some(before) = before {
-            let is_new = |instance: &Instance| {
-                let reference = instance.reference();
-                instances.iter().any(|new| new.reference() == reference)
-            };
-            let old = before.instances.iter().filter(|old| !is_new(old));
-            let gone: Vec<Instance> = old.cloned().collect();
-            state.registrar.remove(&regist_id, &gone);
-            state.lists.unsay(&before.instances);
-            if before.info != info {
-                state.lists.unpublish(&before.info, &regist_id, &[]);
+            Ok(()) => {
+                let lists = &mut state.lists;
+                let shared = data.iter().map(|data| data.as_str().into()).collect();
+                lists.publish(&info, register, shared, &instances);
+                if let Some(before) = before {
+                    state.lists.unsay(&before.instances);
+                    if before.info != info {
+                        state.lists.unpublish(&before.info, &regist_id, &[]);
+                    }
+                }
+                let touched = state.claims.put(&regist_id, &instances);
+                let sessions = &mut state.sessions;
+                sessions.put_publisher(register, connection, info, instances);
+                Ok(touched)
             }
         }
-        let sessions = &mut state.sessions;
-        sessions.put_publisher(register, connection, info, instances);
-        answers
     };
-    server.wake();
-    let registered = async {
-        for answer in answers {
-            // An error says that pilot ends.
-            answer.await.unwrap_or(Ok(()))?;
+    let touched = match published {
+        Ok(touched) => touched,
+        Err((full, touched)) => {
+            server.taken_back(touched).await;
+            return Err(full);
         }
-        Ok(())
     };
-    match tokio::time::timeout(REGISTER, registered).await {
+    match tokio::time::timeout(REGISTER, server.changed(touched)).await {
         Ok(done) => done,
         Err(_) => Err("the registry is busy".to_owned()),
     }
@@ -178,7 +180,8 @@ fn instances(server: &Server, info: &DataInfo, zone: &str, data: &[String]) -> V
     for data in data {
         match info.instance(data, zone, limits) {
             None => {}
-            Some(Ok(instance)) => {
+            Some(Ok(mut instance)) => {
+                instance.ttl = Some(settle::ttl(limits));
                 let reference = instance.reference();
                 if instances.iter().all(|known| known.reference() != reference) {
                     instances.push(instance);
@@ -228,10 +231,10 @@ fn subscriber(
 }
 
 impl State {
-    fn unpublish(&mut self, regist_id: &str, publisher: &Publisher) {
+    fn unpublish(&mut self, regist_id: &Arc<str>, publisher: &Publisher) -> BTreeSet<InstanceRef> {
         self.lists
             .unpublish(&publisher.info, regist_id, &publisher.instances);
-        self.registrar.remove(regist_id, &publisher.instances);
+        self.claims.remove(regist_id)
     }
 
     fn unsubscribe(&mut self, connection: u64, topic: &Topic) {
@@ -242,15 +245,17 @@ impl State {
 }
 
 /// A connection is gone: so is what it held.
-pub(super) fn close(server: &Server, connection: u64) {
-    let mut state = server.state();
-    let Closed { publishers, topics } = state.sessions.close(connection);
-    for (regist_id, publisher) in publishers {
-        state.unpublish(&regist_id, &publisher);
+pub(super) async fn close(server: &Server, connection: u64) {
+    let mut touched = BTreeSet::new();
+    {
+        let mut state = server.state();
+        let Closed { publishers, topics } = state.sessions.close(connection);
+        for (regist_id, publisher) in publishers {
+            touched.extend(state.unpublish(&regist_id, &publisher));
+        }
+        for topic in topics {
+            state.unsubscribe(connection, &topic);
+        }
     }
-    for topic in topics {
-        state.unsubscribe(connection, &topic);
-    }
-    drop(state);
-    server.wake();
+    server.taken_back(touched).await;
 }

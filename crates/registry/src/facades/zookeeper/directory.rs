@@ -58,23 +58,22 @@ impl Directory {
         ids.insert(instance.id.clone());
     }
 
-    /// It does no longer; whether no other node does.
-    pub(super) fn unsay(&mut self, instance: &Instance) -> bool {
+    /// It does no longer.
+    pub(super) fn unsay(&mut self, instance: &Instance) {
         let Some(said) = self.said.get_mut(&instance.service) else {
-            return true;
+            return;
         };
         let id = instance.default_id();
         if let Some(count) = said.get_mut(&id) {
             *count -= 1;
             if *count > 0 {
-                return false;
+                return;
             }
         }
         said.remove(&id);
         if said.is_empty() {
             self.said.remove(&instance.service);
         }
-        true
     }
 
     /// Shows a service as the hub has it.
