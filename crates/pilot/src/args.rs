@@ -5,7 +5,7 @@ mod login;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub use login::{Login, LoginFlags, NacosLogin, StoreLogin, ZookeeperLogin};
 
@@ -29,6 +29,7 @@ pub enum Command {
 
 /// Flags of `pilot discovery`.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("of_cluster").args(["config_kubernetes", "lease"]).multiple(true)))]
 pub struct DiscoveryArgs {
     /// File of the mesh configuration; what it does not say has Istio's defaults.
     #[arg(long = "meshConfig", value_name = "FILE")]
@@ -36,6 +37,10 @@ pub struct DiscoveryArgs {
     /// Folder of configuration files, watched for changes.
     #[arg(long = "configDir", value_name = "FOLDER")]
     pub config_dir: Option<PathBuf>,
+    /// Read configuration from Kubernetes too: the objects of Istio's networking kinds, RegistrySources and RegistrySyncs of all
+    /// namespaces.
+    #[arg(long = "configKubernetes")]
+    pub config_kubernetes: bool,
     /// Address of xDS and of the registry's gRPC service.
     #[arg(long = "grpcAddr", value_name = "ADDRESS", default_value = "127.0.0.1:15010", value_parser = address)]
     pub grpc_addr: SocketAddr,
@@ -96,8 +101,8 @@ pub struct DiscoveryArgs {
     /// Lease of Kubernetes, as namespace/name, that pilots which see no file of each other have for the same purpose.
     #[arg(long, value_name = "LEASE", conflicts_with = "lease_file", value_parser = lease)]
     pub lease: Option<(String, String)>,
-    /// File, as kubectl has it, of the cluster of --lease; without it, the one that pilot runs in.
-    #[arg(long, value_name = "FILE", requires = "lease")]
+    /// File, as kubectl has it, of the cluster of --configKubernetes and --lease; without it, the one that pilot runs in.
+    #[arg(long, value_name = "FILE", requires = "of_cluster")]
     pub kubeconfig: Option<PathBuf>,
     /// The Open Service Registry.
     #[command(flatten)]

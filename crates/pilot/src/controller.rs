@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use registry::kubernetes::Cluster;
 use registry::{Event, RegistrySource, RegistrySync, SourceSpec, SyncRule};
 use tokio::sync::{mpsc, watch};
 
@@ -15,7 +16,7 @@ use crate::istio::mesh_config::MeshConfig;
 use crate::istio::{Labels, Spec};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
-use crate::source::{self, FileStore, Problem};
+use crate::source::{self, ClusterStore, FileStore, News, Problem};
 use crate::world::{Config, Registered, World, build};
 
 /// Configuration is pushed after this long without another change.
@@ -40,6 +41,8 @@ pub struct Sources {
     pub mesh: Arc<MeshConfig>,
     /// The folder of configuration files.
     pub config_dir: Option<PathBuf>,
+    /// The cluster whose objects are configuration too.
+    pub cluster: Option<Cluster>,
     /// All registries as one directory.
     pub registries: registry::Hub,
     /// What is copied between them.
@@ -52,6 +55,7 @@ pub struct Sources {
 pub(crate) struct Controller {
     mesh: Arc<MeshConfig>,
     files: Option<FileStore>,
+    cluster: Option<ClusterStore>,
     registries: registry::Hub,
     sync: Arc<registry::Sync>,
     registered: Registered,
@@ -106,10 +110,18 @@ impl Controller {
             Some(folder) => source::watch(folder),
             None => mpsc::channel(1).1,
         };
+        let (cluster, mut news) = match sources.cluster {
+            Some(cluster) => {
+                let (store, news) = ClusterStore::start(cluster);
+                (Some(store), news)
+            }
+            None => (None, mpsc::channel(1).1),
+        };
         let mut workloads = sources.workloads;
         let mut controller = Controller {
             mesh: sources.mesh,
             files: sources.config_dir.as_deref().map(FileStore::new),
+            cluster,
             registries: sources.registries,
             sync: sources.sync,
             registered: Registered::default(),
@@ -122,7 +134,13 @@ impl Controller {
             revision: 0,
             last_build: Duration::ZERO,
         };
-        let names = controller.read_files();
+        let listeners = controller.snapshots.clone();
+        tokio::select! {
+            () = controller.read_cluster(&mut news) => {}
+            () = listeners.closed() => return,
+        }
+        drop(listeners);
+        let names = controller.read_config();
         // Proxies of a pilot that restarts must not hear of an empty mesh first.
         controller.registries.first_look(&names, FIRST_LOOK).await;
         let mut changes = controller.registries.changes().ok();
@@ -132,18 +150,24 @@ impl Controller {
         controller.changed = Changed::default();
         controller.publish_all("config", Instant::now());
 
-        let (mut for_files, mut for_registry) = (Waiting::default(), Waiting::default());
+        let (mut for_config, mut for_registry) = (Waiting::default(), Waiting::default());
 
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
-            let (files_due, registry_due) = (for_files.due, for_registry.due);
+            let (config_due, registry_due) = (for_config.due, for_registry.due);
             tokio::select! {
                 () = controller.snapshots.closed() => return,
                 Some(()) = events.recv() => {
                     // Reading stamps is cheap; only a real change starts the wait.
                     if controller.files.as_mut().is_some_and(FileStore::rescan) {
                         controller.metrics.inbound("config");
-                        for_files.for_quiet(Instant::now());
+                        for_config.for_quiet(Instant::now());
+                    }
+                }
+                Some(told) = news.recv() => {
+                    if controller.cluster.as_mut().is_some_and(|cluster| cluster.take(told)) {
+                        controller.metrics.inbound("config");
+                        for_config.for_quiet(Instant::now());
                     }
                 }
                 Some(event) = next_event(&mut changes) => {
@@ -158,8 +182,8 @@ impl Controller {
                         for_registry.within(Instant::now(), BATCH);
                     }
                 }
-                () = until(files_due), if files_due.is_some() => {
-                    controller.publish_files(&std::mem::take(&mut for_files));
+                () = until(config_due), if config_due.is_some() => {
+                    controller.publish_config(&std::mem::take(&mut for_config));
                 }
                 () = until(registry_due), if registry_due.is_some() => {
                     controller.publish_registry(&std::mem::take(&mut for_registry));
@@ -192,12 +216,32 @@ impl Controller {
         Some(BATCH.max(cost))
     }
 
+    /// Waits until the whole cluster was read: proxies must not hear of a mesh without its rules. Until then pilot is not
+    /// ready.
+    async fn read_cluster(&mut self, news: &mut mpsc::Receiver<News>) {
+        let Some(cluster) = &mut self.cluster else {
+            return;
+        };
+        let mut said = None;
+        while !cluster.is_read() {
+            let Some(told) = news.recv().await else {
+                return;
+            };
+            cluster.take(told);
+            let failure = cluster.failure().map(str::to_owned);
+            if let Some(reason) = failure.as_ref().filter(|_| failure != said) {
+                tracing::error!(reason, "waits for the configuration in Kubernetes");
+            }
+            said = failure.or(said);
+        }
+    }
+
     /// Reads the configuration; the names of the registries in it.
-    fn read_files(&mut self) -> Vec<Arc<str>> {
+    fn read_config(&mut self) -> Vec<Arc<str>> {
         if let Some(files) = &mut self.files {
             files.rescan();
         }
-        self.load_files();
+        self.load_config();
         self.registry_sources()
             .iter()
             .map(|spec| spec.name.clone())
@@ -244,12 +288,12 @@ impl Controller {
         self.sync.set_rules(self.registry_syncs());
     }
 
-    fn load_files(&mut self) {
-        let Some(files) = &self.files else {
-            self.set_registries();
-            return;
-        };
-        let (config, problems) = files.config();
+    fn load_config(&mut self) {
+        let files = self.files.as_ref().map(FileStore::config);
+        let (mut config, mut problems) = files.unwrap_or_default();
+        if let Some(cluster) = &self.cluster {
+            cluster.add_to(&mut config, &mut problems);
+        }
         for problem in problems
             .iter()
             .filter(|problem| !self.problems.contains(problem))
@@ -270,10 +314,10 @@ impl Controller {
         self.set_registries();
     }
 
-    fn publish_files(&mut self, ready: &Waiting) {
+    fn publish_config(&mut self, ready: &Waiting) {
         let since = ready.since.unwrap_or_else(Instant::now);
         self.metrics.debounced(since.elapsed());
-        self.load_files();
+        self.load_config();
         self.publish_all("config", since);
     }
 

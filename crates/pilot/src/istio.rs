@@ -48,7 +48,50 @@ pub enum Kind {
     RegistrySync,
 }
 
+const MESH_GROUP: &str = "mesh.sofastack.io";
+const ISTIO_GROUP: &str = "networking.istio.io";
+
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 7] = [
+        Kind::ServiceEntry,
+        Kind::WorkloadEntry,
+        Kind::VirtualService,
+        Kind::DestinationRule,
+        Kind::Sidecar,
+        Kind::RegistrySource,
+        Kind::RegistrySync,
+    ];
+
+    /// Its API group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Kind::RegistrySource | Kind::RegistrySync => MESH_GROUP,
+            _ => ISTIO_GROUP,
+        }
+    }
+
+    /// The versions of the group that have it, the best first.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Kind::RegistrySource | Kind::RegistrySync => &["v1alpha1"],
+            _ => &["v1", "v1beta1", "v1alpha3"],
+        }
+    }
+
+    /// Its name in paths of Kubernetes.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::ServiceEntry => "serviceentries",
+            Kind::WorkloadEntry => "workloadentries",
+            Kind::VirtualService => "virtualservices",
+            Kind::DestinationRule => "destinationrules",
+            Kind::Sidecar => "sidecars",
+            Kind::RegistrySource => "registrysources",
+            Kind::RegistrySync => "registrysyncs",
+        }
+    }
+
     /// The kind that `name` names, if pilot acts on it.
     pub fn from_name(name: &str) -> Option<Kind> {
         Some(match name {
@@ -73,15 +116,10 @@ impl Kind {
 
     /// Whether `version` is an `apiVersion` that has the kind.
     pub fn is_of(self, version: &str) -> bool {
-        match self {
-            Kind::RegistrySource | Kind::RegistrySync => version == MESH_API,
-            _ => matches!(
-                version,
-                "networking.istio.io/v1"
-                    | "networking.istio.io/v1beta1"
-                    | "networking.istio.io/v1alpha3"
-            ),
-        }
+        let version = version.split_once('/');
+        version.is_some_and(|(group, version)| {
+            group == self.group() && self.versions().contains(&version)
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use registry::{EtcdStore, HubOptions, Limits, Registry, Sync, SyncOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 use xds::server::grpc::AdsService;
 
@@ -51,6 +52,8 @@ pub struct Pilot {
     http: TcpListener,
     monitoring: TcpListener,
     stop: watch::Sender<bool>,
+    sync: Arc<Sync>,
+    leadership: JoinHandle<()>,
 }
 
 impl Pilot {
@@ -89,24 +92,26 @@ impl Pilot {
             None => None,
         };
 
+        let cluster = Cluster {
+            kubeconfig: args.kubeconfig.clone(),
+            context: None,
+        };
         let election = match (&args.lease_file, &args.lease, store) {
             (Some(file), ..) => Election::File(file.clone()),
             (None, Some((namespace, name)), _) => Election::Kubernetes(LeaseObject {
-                cluster: Cluster {
-                    kubeconfig: args.kubeconfig.clone(),
-                    context: None,
-                },
+                cluster: cluster.clone(),
                 namespace: namespace.clone(),
                 name: name.clone(),
             }),
             (None, None, Some(store)) => Election::Etcd(store),
             (None, None, None) => Election::Alone,
         };
+        let (role, leadership) = leader::take_part(election);
         let sync = Sync::start(
             registries.clone(),
             SyncOptions {
                 file: args.registry_dir.as_ref().map(|dir| dir.join(SYNC_FILE)),
-                role: leader::take_part(election),
+                role,
             },
         );
         let sync = Arc::new(sync.context("--registryDir")?);
@@ -117,6 +122,7 @@ impl Pilot {
         let sources = Sources {
             mesh: Arc::new(mesh),
             config_dir: args.config_dir.clone(),
+            cluster: args.config_kubernetes.then_some(cluster),
             registries: registries.clone(),
             sync: sync.clone(),
             workloads: told,
@@ -129,8 +135,10 @@ impl Pilot {
                 stopped,
                 metrics.clone(),
                 registries,
-                sync,
+                sync.clone(),
             )),
+            sync,
+            leadership,
             metrics,
             registry,
             open_registry,
@@ -234,6 +242,9 @@ impl Pilot {
                 }
             }
         }
+        self.sync.stop();
+        // Where it cannot be given back, it ends by itself.
+        let _ = tokio::time::timeout(GRACE, self.leadership).await;
         if let Some(registry) = self.registry {
             registry.close().await;
         }

@@ -1,17 +1,25 @@
 //! The way to the API server of a Kubernetes cluster.
 
+mod objects;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
 
 use crate::source::Trouble;
 use crate::web::chain;
 
+pub use objects::{Objects, Told, follow};
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For an answer that is no watch.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// HTTP's words for what may not be read, and for what the server has forgotten.
+pub(crate) const FORBIDDEN: u16 = 403;
+pub(crate) const GONE: u16 = 410;
 /// Names us among the writers of an object.
 pub(crate) const FIELD_MANAGER: &str = "sofamesh-pilot";
 
@@ -37,6 +45,14 @@ impl Failure {
     fn refused(reason: String) -> Failure {
         Failure {
             trouble: Trouble::Refused,
+            reason,
+            code: 0,
+        }
+    }
+
+    fn unreachable(reason: String) -> Failure {
+        Failure {
+            trouble: Trouble::Unreachable,
             reason,
             code: 0,
         }
@@ -102,10 +118,35 @@ pub(crate) async fn answered<T>(
 ) -> Result<T, Failure> {
     match tokio::time::timeout(ANSWER_TIMEOUT, asking).await {
         Ok(answer) => answer.map_err(|e| Failure::of(&e)),
-        Err(_) => Err(Failure {
-            trouble: Trouble::Unreachable,
-            reason: format!("no answer within {ANSWER_TIMEOUT:?}"),
+        Err(_) => Err(Failure::unreachable(format!(
+            "no answer within {ANSWER_TIMEOUT:?}"
+        ))),
+    }
+}
+
+/// Asks the server again and again whether it is still there: a watch alone would not notice for minutes.
+pub(crate) async fn probe(client: &Client, interval: Duration) -> Failure {
+    loop {
+        tokio::time::sleep(interval).await;
+        if let Err(failure) = answered(client.apiserver_version()).await
+            && failure.trouble == Trouble::Unreachable
+        {
+            return failure;
+        }
+    }
+}
+
+/// Why a watch says nothing.
+pub(crate) fn watch_failure(error: watcher::Error) -> Failure {
+    match error {
+        watcher::Error::WatchError(status) => Failure::of(&kube::Error::Api(status)),
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => Failure::of(&error),
+        watcher::Error::NoResourceVersion => Failure {
+            trouble: Trouble::Protocol,
+            reason: "a list has no resourceVersion".to_owned(),
             code: 0,
-        }),
+        },
     }
 }

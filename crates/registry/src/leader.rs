@@ -6,9 +6,10 @@ pub mod file;
 pub mod kubernetes;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::osr::EtcdStore;
 use crate::sync::Role;
@@ -28,30 +29,34 @@ pub enum Election {
     Etcd(EtcdStore),
 }
 
-/// Takes part on the present runtime until nobody listens any longer.
-pub fn take_part(election: Election) -> watch::Receiver<Role> {
+/// Takes part on the present runtime until nobody listens any longer. The task then gives the leadership back, so that the
+/// others need not wait for the lease to end, and ends.
+pub fn take_part(election: Election) -> (watch::Receiver<Role>, JoinHandle<()>) {
     let (role, told) = watch::channel(Role::Unknown);
-    match election {
-        Election::Alone => {
+    let task = match election {
+        Election::Alone => tokio::spawn(async move {
             role.send_replace(Role::Leader);
-        }
-        Election::File(path) => {
-            tokio::spawn(file::run(path, role));
-        }
-        Election::Kubernetes(object) => {
-            tokio::spawn(kubernetes::run(object, role));
-        }
-        Election::Etcd(store) => {
-            tokio::spawn(etcd::run(store, role));
-        }
-    }
-    told
+            role.closed().await;
+        }),
+        Election::File(path) => tokio::spawn(file::run(path, role)),
+        Election::Kubernetes(object) => tokio::spawn(kubernetes::run(object, role)),
+        Election::Etcd(store) => tokio::spawn(etcd::run(store, role)),
+    };
+    (told, task)
 }
 
 /// Another one for each process: the machine, and something drawn.
 fn identity() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}_{:016x}", host.trim(), fastrand::u64(..))
+}
+
+/// A pause, which ends when nobody listens any longer.
+async fn rest(pause: Duration, role: &watch::Sender<Role>) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = role.closed() => {}
+    }
 }
 
 /// Waits for something, and says it when leadership ends meanwhile.

@@ -10,6 +10,7 @@ use crate::adapters::{
     self, Config, consul, etcd, eureka, files, kubernetes, nacos, sofaregistry, zookeeper,
 };
 use crate::hub::{Protection, Settings, SourceSpec};
+use crate::secret::{Secret, SecretKey};
 
 /// The `spec` of a `RegistrySource`: exactly one registry, and how the hub treats it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,6 +68,50 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl RegistrySource {
+    /// Puts the words of Secrets in the place of the references to them; an error says which one has none.
+    pub fn resolve(
+        &mut self,
+        word: impl Fn(&SecretKey) -> Result<Secret, String>,
+    ) -> Result<(), FieldError> {
+        if let Some(consul) = &mut self.consul
+            && let Some(key) = &consul.token_secret
+        {
+            if consul.token.is_some() || consul.token_file.is_some() {
+                let message = "only one of token, tokenFile and tokenSecret can be given";
+                return Err(FieldError::at("token", message).in_field("consul"));
+            }
+            let in_place = |e| {
+                FieldError::new(e)
+                    .in_field("tokenSecret")
+                    .in_field("consul")
+            };
+            consul.token = Some(word(key).map_err(in_place)?);
+            consul.token_secret = None;
+        }
+        let logins = [
+            ("etcd", "login", self.etcd.as_mut().map(|c| &mut c.login)),
+            (
+                "eureka",
+                "basicAuth",
+                self.eureka.as_mut().map(|c| &mut c.basic_auth),
+            ),
+            ("nacos", "login", self.nacos.as_mut().map(|c| &mut c.login)),
+            (
+                "zookeeper",
+                "digest",
+                self.zookeeper.as_mut().map(|c| &mut c.digest),
+            ),
+        ];
+        for (registry, field, login) in logins {
+            if let Some(Some(login)) = login {
+                login
+                    .resolve(&word)
+                    .map_err(|e| e.in_field(field).in_field(registry))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The source under its name.
     pub fn compile(&self, name: &str) -> Result<SourceSpec, FieldError> {
         let adapters = [

@@ -36,6 +36,19 @@ impl From<String> for Secret {
     }
 }
 
+/// A word in a Secret of Kubernetes: one in the namespace of the object that names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKey {
+    /// The Secret's name.
+    pub name: String,
+    /// The word's key in it.
+    pub key: String,
+}
+
+/// Why a Secret cannot be named.
+pub(crate) const NO_SECRETS: &str = "only an object in Kubernetes can name a Secret";
+
 /// Who logs in to a registry: a name, and a password here or in a file, which is read at each log-in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -48,15 +61,39 @@ pub struct Credentials {
     /// A file that holds it, as Kubernetes mounts a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// A Secret that holds it: [`crate::RegistrySource::resolve`] puts its word in the place of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret: Option<SecretKey>,
 }
 
 impl Credentials {
     /// Whether the password is given once.
     pub fn validate(&self) -> Result<(), FieldError> {
+        if self.password_secret.is_some() {
+            return Err(FieldError::at("passwordSecret", NO_SECRETS));
+        }
         if self.password.is_some() == self.password_file.is_some() {
-            let message = "one of password and passwordFile is required";
+            let message = "one of password, passwordFile and passwordSecret is required";
             return Err(FieldError::at("password", message));
         }
+        Ok(())
+    }
+
+    /// Puts the word of the Secret, if one is named, in the place of its name.
+    pub(crate) fn resolve(
+        &mut self,
+        word: &impl Fn(&SecretKey) -> Result<Secret, String>,
+    ) -> Result<(), FieldError> {
+        let Some(key) = &self.password_secret else {
+            return Ok(());
+        };
+        if self.password.is_some() || self.password_file.is_some() {
+            let message = "one of password, passwordFile and passwordSecret is required";
+            return Err(FieldError::at("password", message));
+        }
+        let found = word(key).map_err(|why| FieldError::at("passwordSecret", why))?;
+        self.password = Some(found);
+        self.password_secret = None;
         Ok(())
     }
 

@@ -55,6 +55,7 @@ pub struct SyncOptions {
 pub struct Sync {
     rules: watch::Sender<Arc<[SyncRule]>>,
     status: watch::Receiver<Arc<SyncStatus>>,
+    stop: watch::Sender<bool>,
 }
 
 impl Sync {
@@ -66,6 +67,7 @@ impl Sync {
         };
         let state = SyncState::new(hub.mesh_id(), owned, Instant::now());
         let (rules, told) = watch::channel(Arc::from([]));
+        let (stop, stopped) = watch::channel(false);
         let (status_sender, status) = watch::channel(Arc::new(state.status()));
         let task = Task {
             hub,
@@ -75,8 +77,12 @@ impl Sync {
             failure: None,
             status: status_sender,
         };
-        tokio::spawn(task.run(told, options.role));
-        Ok(Sync { rules, status })
+        tokio::spawn(task.run(told, options.role, stopped));
+        Ok(Sync {
+            rules,
+            status,
+            stop,
+        })
     }
 
     /// These are the rules from now on.
@@ -88,6 +94,11 @@ impl Sync {
             }
             is_new
         });
+    }
+
+    /// Ends it: nothing is written any more, and nobody listens to the role.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// How it is doing, as it changes.
@@ -111,6 +122,7 @@ impl Task {
         mut self,
         mut rules: watch::Receiver<Arc<[SyncRule]>>,
         mut role: watch::Receiver<Role>,
+        mut stop: watch::Receiver<bool>,
     ) {
         let mut view = self.hub.view();
         loop {
@@ -128,6 +140,7 @@ impl Task {
                 changed = view.changed() => if changed.is_err() { return },
                 changed = rules.changed() => if changed.is_err() { return },
                 Ok(()) = role.changed() => {}
+                _ = stop.changed() => return,
                 () = tokio::time::sleep_until(next.into()) => {}
             }
         }

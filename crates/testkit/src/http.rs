@@ -70,11 +70,26 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Answer> {
-    let mut stream =
-        TcpStream::connect_timeout(&to, STEP_LIMIT).with_context(|| format!("{to}"))?;
+    exchange(&mut connect(to)?, to, method, path, headers, body)
+}
+
+/// A connection whose steps take at most [`STEP_LIMIT`].
+pub(crate) fn connect(to: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, STEP_LIMIT).with_context(|| format!("{to}"))?;
     stream.set_read_timeout(Some(STEP_LIMIT))?;
     stream.set_write_timeout(Some(STEP_LIMIT))?;
+    Ok(stream)
+}
 
+/// A request and its answer on a connection that ends with it.
+pub(crate) fn exchange(
+    stream: &mut (impl Read + Write),
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Answer> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
     if !headers
         .iter()
@@ -88,6 +103,7 @@ pub fn request(
     head += &format!("content-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
+    stream.flush()?;
 
     let mut received = Vec::new();
     stream

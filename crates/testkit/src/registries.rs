@@ -3,6 +3,7 @@
 mod consul;
 mod etcd;
 mod eureka;
+mod kubernetes;
 mod nacos;
 mod sofaregistry;
 mod zookeeper;
@@ -10,6 +11,7 @@ mod zookeeper;
 pub use consul::Consul;
 pub use etcd::Etcd;
 pub use eureka::Eureka;
+pub use kubernetes::Kubernetes;
 pub use nacos::Nacos;
 pub use sofaregistry::SofaRegistry;
 pub use zookeeper::ZooKeeper;

@@ -33,6 +33,7 @@ impl<F> Login<F> {
             username: user.clone(),
             password: None,
             password_file: self.password_file.clone(),
+            password_secret: None,
         })
     }
 }

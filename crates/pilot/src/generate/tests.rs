@@ -466,6 +466,61 @@ spec:
 }
 
 #[test]
+fn endpoints_are_grouped_by_the_place_that_the_registry_says() {
+    let zone = "topology.kubernetes.io/zone";
+    let registered = registered(&[
+        (
+            "bolt",
+            "com.foo.Bar",
+            "10.0.0.1",
+            1,
+            "",
+            "",
+            &[("region", "east"), (zone, "e1")],
+        ),
+        (
+            "bolt",
+            "com.foo.Bar",
+            "10.0.0.2",
+            1,
+            "",
+            "",
+            &[("nacos.cluster", "SH")],
+        ),
+        (
+            "bolt",
+            "com.foo.Bar",
+            "10.0.0.3",
+            1,
+            "",
+            "",
+            &[("region", "east"), ("zone", "e1")],
+        ),
+        ("bolt", "com.foo.Bar", "10.0.0.4", 1, "", "", &[]),
+    ]);
+    let mosn = proxy(Client::Mosn, "127.0.0.3");
+    let generated = generate_with(&format!("{SIDECAR}{SHOP}"), &registered, &mosn);
+    let endpoints = dump(&generated, ENDPOINTS, &mosn);
+    let groups = endpoints["outbound|12220||com.foo.Bar"]["endpoints"].as_array();
+    let groups: Vec<(&Value, usize, &Value)> = groups
+        .into_iter()
+        .flatten()
+        .map(|group| {
+            let members = group["lb_endpoints"].as_array().map_or(0, Vec::len);
+            (&group["locality"], members, &group["load_balancing_weight"])
+        })
+        .collect();
+    assert_eq!(
+        groups,
+        [
+            (&json!({}), 1, &json!(100)),
+            (&json!({"zone": "SH"}), 1, &json!(100)),
+            (&json!({"region": "east", "zone": "e1"}), 2, &json!(200)),
+        ]
+    );
+}
+
+#[test]
 fn a_proxy_sees_what_is_registered_in_its_namespace_and_in_the_default_one() {
     let at = |name, address| ("bolt", name, address, 12200, "", "", [].as_slice());
     let registered = registered(&[

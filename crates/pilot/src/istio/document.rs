@@ -2,7 +2,7 @@
 //! hide its neighbours.
 
 use base::FieldError;
-use registry::{RegistrySource, RegistrySync};
+use registry::{RegistrySource, RegistrySync, Secret, SecretKey};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
@@ -164,8 +164,18 @@ struct Metadata {
     uid: IgnoredAny,
 }
 
-/// Parses and validates one object.
+/// Gives the words of Secrets that objects name, or says why not.
+pub type Words<'a> = dyn Fn(&SecretKey) -> Result<Secret, String> + 'a;
+
+/// Parses and validates one object, which can name no Secrets.
 pub fn object(value: Value) -> Result<Object, FieldError> {
+    object_with(value, &|_| {
+        Err("only an object in Kubernetes can name a Secret".to_owned())
+    })
+}
+
+/// Parses and validates one object.
+pub fn object_with(value: Value, words: &Words<'_>) -> Result<Object, FieldError> {
     let envelope: Envelope = typed(value)?;
     let Some(kind) = Kind::from_name(&envelope.kind) else {
         let message = if NOT_IMPLEMENTED.contains(&envelope.kind.as_str()) {
@@ -192,7 +202,7 @@ pub fn object(value: Value) -> Result<Object, FieldError> {
     validate::label(&namespace).map_err(|e| e.in_field("namespace").in_field("metadata"))?;
 
     let mut warnings = Vec::new();
-    let spec = spec(kind, envelope.spec, &mut warnings).map_err(|e| e.in_field("spec"))?;
+    let spec = spec(kind, envelope.spec, words, &mut warnings).map_err(|e| e.in_field("spec"))?;
     Ok(Object {
         id: ObjectId {
             kind,
@@ -206,7 +216,12 @@ pub fn object(value: Value) -> Result<Object, FieldError> {
     })
 }
 
-fn spec(kind: Kind, value: Value, warnings: &mut Vec<String>) -> Result<Spec, FieldError> {
+fn spec(
+    kind: Kind,
+    value: Value,
+    words: &Words<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Spec, FieldError> {
     let value = if value.is_null() {
         Value::Object(serde_json::Map::new())
     } else {
@@ -239,7 +254,8 @@ fn spec(kind: Kind, value: Value, warnings: &mut Vec<String>) -> Result<Spec, Fi
             Spec::Sidecar(spec.into())
         }
         Kind::RegistrySource => {
-            let spec: RegistrySource = typed(value)?;
+            let mut spec: RegistrySource = typed(value)?;
+            spec.resolve(words)?;
             spec.compile("")?;
             Spec::RegistrySource(spec.into())
         }

@@ -35,11 +35,10 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: document {} (line {})",
-            self.file, self.document, self.line
-        )?;
+        f.write_str(&self.file)?;
+        if self.document > 0 {
+            write!(f, ": document {} (line {})", self.document, self.line)?;
+        }
         if let Some(object) = &self.object {
             write!(f, ": {object}")?;
         }

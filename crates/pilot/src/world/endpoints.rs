@@ -164,7 +164,7 @@ fn endpoint(instance: &Instance, joined: &Joined) -> Endpoint {
         ports: EndpointPorts::Only(joined.port.clone(), instance.port),
         labels,
         weight: instance.weight,
-        locality: "".into(),
+        locality: instance.locality().into(),
         healthy: instance.healthy,
         rpc,
         workload: "".into(),

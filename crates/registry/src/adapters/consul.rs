@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapters::leases;
 use crate::backoff::Backoff;
 use crate::registry_source::ConfigDuration;
-use crate::secret::Secret;
+use crate::secret::{NO_SECRETS, Secret, SecretKey};
 use crate::source::{Link, Report};
 use crate::tls::{self, ClientTls};
 
@@ -41,6 +41,9 @@ pub struct Config {
     /// A file that holds it, as Kubernetes mounts a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// A Secret that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret: Option<SecretKey>,
     /// After this long without a sign of this hub its copies are critical; 15 s when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_duration: Option<ConfigDuration>,
@@ -59,8 +62,11 @@ impl Config {
             tls::check_url(server, self.tls.as_ref())
                 .map_err(|message| FieldError::new(message).in_index(index).in_field("servers"))?;
         }
+        if self.token_secret.is_some() {
+            return Err(FieldError::at("tokenSecret", NO_SECRETS));
+        }
         if self.token.is_some() && self.token_file.is_some() {
-            let message = "only one of token and tokenFile can be given";
+            let message = "only one of token, tokenFile and tokenSecret can be given";
             return Err(FieldError::at("token", message));
         }
         if let Some(ConfigDuration(duration)) = self.lease_duration {

@@ -9,13 +9,16 @@ mod read;
 mod write;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use base::FieldError;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
-use crate::kubernetes::Cluster;
-use crate::source::{Link, Report};
+use crate::kubernetes::{Cluster, Failure};
+use crate::source::{Link, Report, Trouble};
+
+const REFUSED_WAIT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// `kubernetes` of a `RegistrySource`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,30 +98,44 @@ fn check_label(text: &str) -> Result<(), String> {
 /// Reads and writes the cluster.
 pub async fn run(config: Config, link: Link) {
     let mut backoff = Backoff::for_registry();
+    // What the server refused will not be other in a moment.
+    let mut refused = Backoff::new(REFUSED_WAIT.0, REFUSED_WAIT.1);
     let mut told = write::Told::default();
     loop {
-        let failure = match config.cluster().client().await {
-            Ok((client, server)) => {
-                // A client is made without a word to the server.
-                match crate::kubernetes::answered(client.apiserver_version()).await {
-                    Ok(_) => {
-                        backoff.reset();
-                        link.report(Report::Connected { server }).await;
-                        tokio::select! {
-                            failure = read::run(&config, &link, &client) => failure,
-                            () = write::run(&config, &link, &client, &mut told) => return,
-                        }
-                    }
-                    Err(failure) => failure,
-                }
-            }
-            Err(failure) => failure,
+        let began = Instant::now();
+        let failure = session(&config, &link, &mut told).await;
+        // One that ends at once was none.
+        if began.elapsed() > REFUSED_WAIT.1 {
+            backoff.reset();
+            refused.reset();
+        }
+        let wait = match failure.trouble {
+            Trouble::Refused => refused.next(),
+            Trouble::Unreachable | Trouble::Protocol => backoff.next(),
         };
         link.report(Report::Disconnected {
             trouble: failure.trouble,
             reason: failure.reason,
         })
         .await;
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Until it fails.
+async fn session(config: &Config, link: &Link, told: &mut write::Told) -> Failure {
+    let (client, server) = match config.cluster().client().await {
+        Ok(connected) => connected,
+        Err(failure) => return failure,
+    };
+    // A client is made without a word to the server, which tells everybody its version.
+    if let Err(failure) = read::look(config, &client).await {
+        return failure;
+    }
+    link.report(Report::Connected { server }).await;
+    tokio::select! {
+        failure = read::run(config, link, &client) => failure,
+        // The hub is about to drop this.
+        () = write::run(config, link, &client, told) => std::future::pending().await,
     }
 }

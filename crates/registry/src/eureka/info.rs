@@ -80,6 +80,8 @@ pub(crate) struct Info {
     /// The texts of `TEXTS` that it has.
     pub(crate) texts: BTreeMap<&'static str, String>,
     pub(crate) metadata: BTreeMap<String, String>,
+    /// Where Amazon runs it; empty elsewhere.
+    pub(crate) availability_zone: String,
     pub(crate) lease: Lease,
     pub(crate) last_dirty_ms: u64,
     pub(crate) last_updated_ms: u64,
@@ -144,6 +146,11 @@ impl Info {
             secure_port: port(fields, "securePort")?,
             texts: texts.collect(),
             metadata: metadata(fields.get("metadata")),
+            availability_zone: fields
+                .get("dataCenterInfo")
+                .and_then(|info| info.get("metadata")?.get("availability-zone"))
+                .and_then(plain)
+                .unwrap_or_default(),
             lease: Lease {
                 renewal_secs: lease_number("renewalIntervalInSecs")
                     .transpose()?

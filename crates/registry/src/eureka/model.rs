@@ -17,6 +17,7 @@ const OVERRIDDEN: &str = "overriddenStatus";
 const LAST_DIRTY: &str = "lastDirtyTimestamp";
 const REGISTERED: &str = "registrationTimestamp";
 const RENEWAL: &str = "renewalIntervalInSecs";
+const AVAILABILITY_ZONE: &str = "availabilityZone";
 const WEIGHT: &str = "weight";
 /// Names that clients look for; the application's is the usual one.
 const VIPS: [&str; 2] = ["vipAddress", "secureVipAddress"];
@@ -79,6 +80,9 @@ pub(crate) fn instance(info: &Info, status: Status) -> Result<Instance, Malforme
     }
     if info.overridden_status != Status::Unknown {
         keep(OVERRIDDEN, info.overridden_status.name().to_owned());
+    }
+    if !info.availability_zone.is_empty() {
+        keep(AVAILABILITY_ZONE, info.availability_zone.clone());
     }
     let weight = metadata.get(WEIGHT).and_then(|weight| weight.parse().ok());
     let weight = weight.filter(|weight| *weight <= WEIGHT_MAX);
@@ -196,6 +200,7 @@ pub(crate) fn info(instance: &Instance) -> Info {
     let registered_ms = number(take(REGISTERED)).unwrap_or(0);
     let last_dirty_ms = number(take(LAST_DIRTY)).unwrap_or(0);
     let renewal_secs = number(take(RENEWAL)).unwrap_or(RENEWAL_SECS);
+    let availability_zone = take(AVAILABILITY_ZONE).unwrap_or_default();
     take(STATUS);
     take(OVERRIDDEN);
     if instance.weight != DEFAULT_WEIGHT || metadata.contains_key(WEIGHT) {
@@ -213,6 +218,7 @@ pub(crate) fn info(instance: &Instance) -> Info {
         secure_port,
         texts,
         metadata,
+        availability_zone,
         lease: Lease {
             renewal_secs,
             duration_secs: instance.ttl.map_or(DURATION_SECS, |ttl| ttl.as_secs()),

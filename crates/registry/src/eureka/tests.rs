@@ -54,6 +54,16 @@ fn json_and_xml_say_the_same() -> Result<(), Malformed> {
 }
 
 #[test]
+fn the_zone_of_amazons_data_centres_is_the_instances() -> Result<(), Malformed> {
+    let amazon = r#""dataCenterInfo":{"@class":"com.netflix.appinfo.AmazonInfo","name":"Amazon","metadata":{"availability-zone":"us-east-1c"}}"#;
+    let own = r#""dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"}"#;
+    let (_, infos) = read(Format::Json, &JSON.replace(own, amazon))?;
+    let read = model::instance(&infos[0], infos[0].status)?;
+    assert_eq!(read.locality(), "/us-east-1c");
+    Ok(())
+}
+
+#[test]
 fn what_is_written_is_read_again_in_both_forms() -> Result<(), Malformed> {
     let (hash, mut infos) = read(Format::Json, JSON)?;
     if let Some(info) = infos.first_mut() {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::{fenced, identity, tell};
+use super::{fenced, identity, rest, tell};
 use crate::adapters::etcd::client::{Client, Failure};
 use crate::adapters::etcd::messages::{PutRequest, RangeRequest};
 use crate::osr::EtcdStore;
@@ -60,7 +60,7 @@ pub(super) async fn run(store: EtcdStore, role: watch::Sender<Role>) {
         // Candidates that start together do not stay together.
         let pause = RETRY.mul_f64(0.8 + fastrand::f64() * 0.4);
         let until = candidate.held.map(|held| held.until);
-        fenced(tokio::time::sleep(pause), until, &role).await;
+        fenced(rest(pause, &role), until, &role).await;
     }
     if let (Some(client), Some(held)) = (candidate.client, candidate.held) {
         // Others need not wait for the lease to end.

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::candidate::{Candidate, Stored, Timing};
-use super::{fenced, identity, tell};
+use super::{fenced, identity, rest, tell};
 use crate::kubernetes::{Cluster, FIELD_MANAGER, Failure, answered};
 use crate::sync::Role;
 
@@ -36,7 +36,7 @@ pub struct LeaseObject {
     pub name: String,
 }
 
-/// Looks at the Lease again and again, and renews it as long as it is this process's.
+/// Looks at the Lease again and again, and renews it as long as it is this process's; gives it back in the end.
 pub(super) async fn run(object: LeaseObject, role: watch::Sender<Role>) {
     let mut candidate = Candidate::new(identity(), TIMING);
     let mut leases: Option<Api<Lease>> = None;
@@ -61,10 +61,10 @@ pub(super) async fn run(object: LeaseObject, role: watch::Sender<Role>) {
         tell(&role, new, &why);
         // Candidates that start together do not stay together.
         let pause = TIMING.retry.mul_f64(0.8 + fastrand::f64() * 0.4);
-        fenced(tokio::time::sleep(pause), candidate.leads_until(), &role).await;
+        fenced(rest(pause, &role), candidate.leads_until(), &role).await;
     }
     if let (Some(leases), Role::Leader) = (leases, candidate.role(Instant::now())) {
-        // Others need not wait for the lease to end.
+        // Without it others wait for the lease to end.
         let _ = release(&leases, &object.name, &candidate).await;
     }
 }

@@ -4,28 +4,31 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::Either;
-use futures_util::stream::{BoxStream, SelectAll};
+use futures_util::stream::{self, BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ApiResource, DynamicObject};
+use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Config;
 use super::held::{Held, Kind};
 use super::objects::{Name, Object};
-use crate::kubernetes::{Failure, answered};
+use crate::kubernetes::{FORBIDDEN, Failure, GONE, answered, probe, watch_failure};
 use crate::source::{Link, List, Report, Skipped, Trouble};
 
-/// How often the server is asked whether it is still there: a watch alone would not notice for minutes.
+/// How often the server is asked whether it is still there.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Until it is looked again whether the hub has taken the lists before.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Events that become one report.
 const GATHER: usize = 4096;
+/// Until it is looked again whether what was forbidden may be read.
+const FORBIDDEN_WAIT: Duration = Duration::from_secs(60);
 /// The list of what this account may not read.
 const ACCESS: &str = "access";
 
@@ -37,34 +40,34 @@ struct Watched {
     namespace: Option<String>,
     /// Objects of the list that is being read.
     listing: HashSet<Name>,
-    /// A whole list was read.
+    /// A whole list was read, or may not be read.
     is_read: bool,
+    denied: Option<Skipped>,
 }
 
 /// Until the session ends.
 pub(super) async fn run(config: &Config, link: &Link, client: &Client) -> Failure {
     let reading = std::pin::pin!(read(config, link, client));
-    let probing = std::pin::pin!(probe(client));
+    let probing = std::pin::pin!(probe(client, PROBE_INTERVAL));
     match futures_util::future::select(reading, probing).await {
         Either::Left((failure, _)) | Either::Right((failure, _)) => failure,
     }
 }
 
-async fn probe(client: &Client) -> Failure {
-    loop {
-        tokio::time::sleep(PROBE_INTERVAL).await;
-        if let Err(failure) = answered(client.apiserver_version()).await
-            && failure.trouble == Trouble::Unreachable
-        {
-            return failure;
-        }
-    }
+/// Whether Services may be read at all.
+pub(super) async fn look(config: &Config, client: &Client) -> Result<(), Failure> {
+    let services: Api<PartialObjectMeta<Service>> = match config.namespaces.first() {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let one = ListParams::default().limit(1);
+    answered(services.list(&one)).await.map(|_| ())
 }
 
 async fn read(config: &Config, link: &Link, client: &Client) -> Failure {
     let mut held = Held::new(&config.domain);
     let (mut watched, mut streams) = watch_all(config, client);
-    let mut denied: Vec<Skipped> = Vec::new();
+    let mut denied: Option<Vec<Skipped>> = None;
     let mut is_synced = false;
     let mut has_news = false;
     loop {
@@ -79,7 +82,7 @@ async fn read(config: &Config, link: &Link, client: &Client) -> Failure {
                     return ended("nothing of the cluster may be read".to_owned(), Trouble::Refused);
                 };
                 for _ in 0..GATHER {
-                    if let Err(failure) = take(told, &mut watched, &mut held, &mut denied, is_synced) {
+                    if let Err(failure) = take(told, &mut watched, &mut held, is_synced) {
                         return failure;
                     }
                     match streams.next().now_or_never().flatten() {
@@ -97,9 +100,13 @@ async fn read(config: &Config, link: &Link, client: &Client) -> Failure {
                 for list in held.take_dirty() {
                     link.report(Report::List(list)).await;
                 }
+                let now: Vec<Skipped> = watched.iter().filter_map(|w| w.denied.clone()).collect();
+                if denied.as_ref() != Some(&now) {
+                    link.report(Report::List(access(&now))).await;
+                    denied = Some(now);
+                }
                 if !is_synced {
                     is_synced = true;
-                    link.report(Report::List(access(&denied))).await;
                     link.report(Report::Synced).await;
                 }
             }
@@ -120,7 +127,6 @@ fn take(
     (index, told): Told,
     watched: &mut [Watched],
     held: &mut Held,
-    denied: &mut Vec<Skipped>,
     is_synced: bool,
 ) -> Result<(), Failure> {
     let Some(of) = watched.get_mut(index) else {
@@ -137,43 +143,32 @@ fn take(
             let listing = std::mem::take(&mut of.listing);
             held.retain(of.kind, of.namespace.as_deref(), &listing);
             of.is_read = true;
+            of.denied = None;
         }
         Ok(Event::Apply(object)) => held.put(of.kind, &object, is_synced),
         Ok(Event::Delete(object)) => {
             let name = Name::new(&object.namespace, &object.name);
             held.remove(of.kind, &name, is_synced);
         }
-        Err(error) => return failed(error, of, denied),
+        Err(error) => return failed(error, of),
     }
     Ok(())
 }
 
-fn failed(
-    error: watcher::Error,
-    of: &mut Watched,
-    denied: &mut Vec<Skipped>,
-) -> Result<(), Failure> {
-    let failure = match error {
-        // The server has forgotten what lies between: the watcher lists again.
-        watcher::Error::WatchError(status) if status.code == 410 => return Ok(()),
-        watcher::Error::WatchError(status) => Failure::of(&kube::Error::Api(status)),
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => Failure::of(&error),
-        watcher::Error::NoResourceVersion => ended(
-            "a list has no resourceVersion".to_owned(),
-            Trouble::Protocol,
-        ),
-    };
-    if failure.code == 410 {
+fn failed(error: watcher::Error, of: &mut Watched) -> Result<(), Failure> {
+    // The server has forgotten what lies between: the watcher lists again.
+    let lists_again = matches!(
+        error,
+        watcher::Error::WatchError(_) | watcher::Error::InitialListFailed(_)
+    );
+    let failure = watch_failure(error);
+    if failure.code == GONE && lists_again {
         return Ok(());
     }
     // Without Pods there are no labels, without Nodes no regions; the rest goes on.
-    if failure.code == 403 && matches!(of.kind, Kind::Pod | Kind::Node) {
-        if !of.is_read {
-            of.is_read = true;
-            denied.push(Skipped::new(&format!("{:?}", of.kind), &failure.reason));
-        }
+    if failure.code == FORBIDDEN && matches!(of.kind, Kind::Pod | Kind::Node) {
+        of.is_read = true;
+        of.denied = Some(Skipped::new(&format!("{:?}", of.kind), &failure.reason));
         return Ok(());
     }
     Err(failure)
@@ -202,6 +197,7 @@ fn watch_all(
             namespace: namespace.map(ToOwned::to_owned),
             listing: HashSet::new(),
             is_read: false,
+            denied: None,
         });
     };
     if config.namespaces.is_empty() {
@@ -242,44 +238,78 @@ fn watch(
             None => Api::all_with(client.clone(), &resource),
         }
     };
-    let stream = match kind {
+    match kind {
         Kind::Service => {
             let api = dynamic(ApiResource::erase::<Service>(&()));
-            watcher::watcher(api, settings)
-                .map(|told| convert(told, of_dynamic))
-                .boxed()
+            told(&api, settings, of_dynamic)
         }
         Kind::Slice => {
             let api = dynamic(ApiResource::erase::<EndpointSlice>(&()));
-            watcher::watcher(api, settings)
-                .map(|told| convert(told, of_dynamic))
-                .boxed()
+            told(&api, settings, of_dynamic)
         }
         Kind::Pod => {
             let api: Api<PartialObjectMeta<Pod>> = match namespace {
                 Some(namespace) => Api::namespaced(client.clone(), namespace),
                 None => Api::all(client.clone()),
             };
-            watcher::watcher(api, settings)
-                .map(|told| convert(told, of_metadata))
-                .boxed()
+            told(&api, settings, of_metadata)
         }
         Kind::Node => {
             let api: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
-            watcher::watcher(api, settings)
-                .map(|told| convert(told, of_metadata))
-                .boxed()
+            told(&api, settings, of_metadata)
         }
-    };
-    // After a failure it would ask again at once; the session ends then, or the kind cannot be read.
-    stream
-        .then(|told| async move {
-            if told.is_err() {
-                tokio::time::sleep(PROBE_INTERVAL / 10).await;
-            }
-            told
-        })
-        .boxed()
+    }
+}
+
+/// What a watcher says, which asks no more often than it should: after a failure it would ask again at once.
+fn told<K>(
+    api: &Api<K>,
+    settings: watcher::Config,
+    object: fn(K) -> Object,
+) -> BoxStream<'static, Result<Event<Object>, watcher::Error>>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let events = watcher::watcher(api.clone(), settings);
+    let start = (events.boxed(), None, api.clone());
+    let paced = stream::unfold(start, move |(mut events, failed, api)| async move {
+        match failed {
+            // The watcher writes a line into the log for each refusal.
+            Some(FORBIDDEN) => until_allowed(&api).await,
+            Some(_) => tokio::time::sleep(PROBE_INTERVAL / 10).await,
+            None => {}
+        }
+        let told = events.next().await?;
+        let failed = told.as_ref().err().map(code);
+        Some((convert(told, object), (events, failed, api)))
+    });
+    paced.boxed()
+}
+
+async fn until_allowed<K>(api: &Api<K>)
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    loop {
+        tokio::time::sleep(FORBIDDEN_WAIT).await;
+        if answered(api.list(&ListParams::default().limit(1)))
+            .await
+            .is_ok()
+        {
+            return;
+        }
+    }
+}
+
+/// HTTP's word for a failure; 0 where there is none.
+fn code(error: &watcher::Error) -> u16 {
+    match error {
+        watcher::Error::WatchError(status) => status.code,
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
+        _ => 0,
+    }
 }
 
 fn convert<K>(

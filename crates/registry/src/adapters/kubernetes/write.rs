@@ -12,14 +12,15 @@ use serde_json::Value;
 
 use super::Config;
 use super::copies::{self, MANAGED_BY};
+use crate::backoff::Backoff;
 use crate::kubernetes::{FIELD_MANAGER, Failure, answered};
 use crate::model::{Instance, ServiceKey};
 use crate::source::{Link, Report, Wanted};
 
 /// After this long everything is compared again: others may have changed it.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Until what failed is tried again.
-const RETRY: Duration = Duration::from_secs(2);
+/// Until what failed is tried again: at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), INTERVAL);
 const CONFLICT: u16 = 409;
 const NOT_FOUND: u16 = 404;
 /// Objects of one answer.
@@ -39,11 +40,12 @@ struct Actual {
 #[derive(Default)]
 pub(super) struct Told(BTreeMap<Arc<str>, Result<(), String>>);
 
-/// Until the session ends.
+/// Until the hub has ended.
 pub(super) async fn run(config: &Config, link: &Link, client: &Client, told: &mut Told) {
     let mut wanted = link.wanted();
     // The hub forgets results with its source's configuration, and a new session may be with another cluster.
     told.0.clear();
+    let mut retry = Backoff::new(RETRY.0, RETRY.1);
     loop {
         let now = wanted.borrow_and_update().clone();
         told.0
@@ -58,10 +60,16 @@ pub(super) async fn run(config: &Config, link: &Link, client: &Client, told: &mu
                 true
             }
         };
-        let pause = if is_done { INTERVAL } else { RETRY };
-        // Without a sender the hub is about to drop this.
-        if let Ok(Err(_)) = tokio::time::timeout(pause, wanted.changed()).await {
-            return;
+        let pause = match is_done {
+            true => INTERVAL,
+            false => retry.next(),
+        };
+        match tokio::time::timeout(pause, wanted.changed()).await {
+            // Without a sender the hub is about to drop this.
+            Ok(Err(_)) => return,
+            Ok(Ok(())) => retry.reset(),
+            Err(_) if is_done => retry.reset(),
+            Err(_) => {}
         }
     }
 }
