@@ -64,6 +64,18 @@ impl Config {
         }
     }
 
+    /// Whether entries are named by all that they say, so that nobody can take the mark of a copy off one.
+    pub(crate) fn marks_stay(&self) -> bool {
+        match self {
+            Config::Etcd(_) | Config::SofaRegistry(_) | Config::ZooKeeper(_) => true,
+            Config::Consul(_)
+            | Config::Eureka(_)
+            | Config::Files(_)
+            | Config::Kubernetes(_)
+            | Config::Nacos(_) => false,
+        }
+    }
+
     fn tls(&self) -> Option<&ClientTls> {
         match self {
             Config::Consul(config) => config.tls.as_ref(),

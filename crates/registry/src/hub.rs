@@ -65,6 +65,7 @@ pub struct SourceSpec {
 enum Command {
     Sources(Vec<SourceSpec>),
     Wanted(Arc<str>, Wanted),
+    Rest(Arc<str>),
     Release(Arc<str>),
     Status(oneshot::Sender<Status>),
 }
@@ -135,6 +136,11 @@ impl Hub {
     /// Says what has to be written to a registry.
     pub fn set_wanted(&self, source: &str, wanted: Wanted) {
         let _ = self.commands.send(Command::Wanted(source.into(), wanted));
+    }
+
+    /// Does no more in a registry than to keep what was written to it, until it is said again what has to be there.
+    pub fn rest(&self, source: &str) {
+        let _ = self.commands.send(Command::Rest(source.into()));
     }
 
     /// Lets go of what was written to a registry without taking it out: another hub keeps it from now on.
@@ -329,6 +335,13 @@ impl Task {
                     && **adapter.wanted.borrow() != wanted
                 {
                     adapter.wanted.send_replace(Arc::new(wanted));
+                }
+            }
+            Command::Rest(source) => {
+                if let Some(adapter) = self.adapters.get(&source) {
+                    adapter
+                        .wanted
+                        .send_modify(|wanted| Arc::make_mut(wanted).rests = true);
                 }
             }
             Command::Release(source) => {

@@ -56,3 +56,18 @@ pub(crate) fn scaled_weight(weight: u32, percent: u32) -> u32 {
 pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(64).collect()
 }
+
+/// An id that can stand in a path: servers refuse slashes and what is not ASCII there, encoded or not.
+pub(crate) fn path_word(id: &str) -> String {
+    let keeps =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-' | '@' | '~');
+    if id.chars().all(keeps) {
+        return id.to_owned();
+    }
+    // What was replaced could make two ids one: a number of the whole (FNV-1a) tells them apart.
+    let number = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let kept: String = id.chars().map(|c| if keeps(c) { c } else { '_' }).collect();
+    format!("{kept}-{number:016x}")
+}

@@ -156,6 +156,7 @@ impl RegistrySource {
                 precedence: self.precedence,
                 protection,
                 stale_timeout: self.stale_timeout.map(|timeout| timeout.0),
+                marks_stay: adapter.marks_stay(),
             },
             adapter,
         })

@@ -108,10 +108,14 @@ impl Skipped {
 /// What the hub wants to have in a registry. Declarative: an adapter makes it so, and again after each reconnect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Copies that must be there, by their ids.
+    /// Copies that must be there, by their ids. One that comes with another revision than before is written again, even if
+    /// nothing else is new.
     pub publish: BTreeMap<Arc<str>, Arc<Instance>>,
     /// Copies that were written before and must go.
     pub withdraw: BTreeMap<Arc<str>, Arc<Instance>>,
+    /// Another hub writes, or nobody knows which one does: what was written is kept as long as the registry has it; nothing
+    /// is made, changed or taken out.
+    pub rests: bool,
 }
 
 /// An adapter's line to the hub.

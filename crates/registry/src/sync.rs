@@ -8,6 +8,7 @@ mod index;
 mod owned;
 mod pattern;
 mod record;
+mod round;
 mod rule;
 mod state;
 mod status;
@@ -150,14 +151,17 @@ impl Task {
     async fn step(&mut self, view: &crate::hub::View) -> Option<Instant> {
         let now = Instant::now();
         let step = self.state.step(view, now);
+        for source in &step.rest {
+            self.hub.rest(source);
+        }
+        for source in &step.release {
+            self.hub.release(source);
+        }
         self.unsaved.extend(step.owned);
         let saved = self.save().await;
         if saved {
             for (source, wanted) in step.wanted {
                 self.hub.set_wanted(&source, wanted);
-            }
-            for source in step.release {
-                self.hub.release(&source);
             }
         }
         let mut status = self.state.status();

@@ -136,6 +136,7 @@ fn wanted(publish: &[u16], withdraw: &[u16]) -> Wanted {
     Wanted {
         publish: publish.iter().map(|port| copy(*port)).collect(),
         withdraw: withdraw.iter().map(|port| copy(*port)).collect(),
+        ..Wanted::default()
     }
 }
 
@@ -339,7 +340,14 @@ async fn a_dubbo_consumer_calls_a_provider_of_another_etcd() -> Result<()> {
     writer.set_sources(vec![source(consumers.address(), Value::Null)?]);
     let publish = [("copy".into(), Arc::new(copy))].into_iter().collect();
     let withdraw = std::collections::BTreeMap::new();
-    writer.set_wanted("etcd", Wanted { publish, withdraw });
+    writer.set_wanted(
+        "etcd",
+        Wanted {
+            publish,
+            withdraw,
+            ..Wanted::default()
+        },
+    );
     let mut consumer = dubbo("consumer", &consumers, &[], folder.path())?;
     let calls = |consumer: &mut Process, expected: &str| {
         testkit::wait::until_ok("the calls", LIMIT, || {

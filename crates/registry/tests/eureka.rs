@@ -117,6 +117,7 @@ fn wanted(publish: &[u16], withdraw: &[u16]) -> Wanted {
     Wanted {
         publish: publish.iter().map(|port| copy(*port)).collect(),
         withdraw: withdraw.iter().map(|port| copy(*port)).collect(),
+        ..Wanted::default()
     }
 }
 

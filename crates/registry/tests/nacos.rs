@@ -158,6 +158,7 @@ fn wanted(publish: &[(&str, &str, u16)], withdraw: &[(&str, &str, u16)]) -> Want
     Wanted {
         publish: copies(publish),
         withdraw: copies(withdraw),
+        ..Wanted::default()
     }
 }
 

@@ -214,6 +214,7 @@ async fn copies_live_as_long_as_the_hub() -> Result<()> {
     let wanted = |publish: &[u16], withdraw: &[u16]| Wanted {
         publish: publish.iter().map(|port| copy(*port)).collect(),
         withdraw: withdraw.iter().map(|port| copy(*port)).collect(),
+        ..Wanted::default()
     };
     one.set_wanted("consul", wanted(&[1, 2], &[]));
     let copies = wait_seen(to, "com.foo.Order", &[1, 2])?;
@@ -376,7 +377,14 @@ async fn a_dubbo_consumer_calls_a_provider_of_another_consul() -> Result<()> {
     writer.set_sources(vec![source(consumers.address(), None)?]);
     let publish = [("copy".into(), Arc::new(copy))].into_iter().collect();
     let withdraw = std::collections::BTreeMap::new();
-    writer.set_wanted("consul", Wanted { publish, withdraw });
+    writer.set_wanted(
+        "consul",
+        Wanted {
+            publish,
+            withdraw,
+            ..Wanted::default()
+        },
+    );
     let mut consumer = dubbo("consumer", &consumers, &[], folder.path())?;
     let calls = |consumer: &mut Process, expected: &str| {
         testkit::wait::until_ok("the calls", LIMIT, || {

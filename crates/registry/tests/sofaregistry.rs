@@ -141,6 +141,7 @@ fn wanted(publish: &[&Copy], withdraw: &[&Copy]) -> Wanted {
     Wanted {
         publish: all(publish),
         withdraw: all(withdraw),
+        ..Wanted::default()
     }
 }
 

@@ -246,6 +246,7 @@ async fn copies_are_written_as_dubbo_writes_them() -> Result<()> {
     let wanted = Wanted {
         publish: [copy(2)].into_iter().collect(),
         withdraw: [copy(1)].into_iter().collect(),
+        ..Wanted::default()
     };
     one.set_wanted("zk", wanted);
     let children = cli.children(PROVIDERS, 1)?;

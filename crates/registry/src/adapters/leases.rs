@@ -72,6 +72,12 @@ impl<E> Default for Written<E> {
 }
 
 impl<E> Written<E> {
+    /// Nothing is put in or taken out: what the server has not (any longer) is left to whoever leads.
+    fn rest(&mut self) {
+        self.copies.retain(|_, copy| copy.registered);
+        self.going.clear();
+    }
+
     /// When something is due.
     fn next(&self) -> Option<Instant> {
         let next = self.copies.values().map(|copy| copy.due);
@@ -96,10 +102,17 @@ pub(super) async fn run<S: LeaseServer>(
     written.unfit.clear();
     loop {
         let now = wanted.borrow_and_update().clone();
-        take(written, server, link, &now).await;
+        if now.rests {
+            written.rest();
+        } else {
+            take(written, server, link, &now).await;
+        }
         loop {
             // The new ones first: at no time is there none.
-            renew(written, server, link, interval).await;
+            renew(written, server, link, interval, now.rests).await;
+            if now.rests {
+                written.rest();
+            }
             cancel(written, server, link).await;
             let next = written.next().unwrap_or_else(|| Instant::now() + interval);
             tokio::select! {
@@ -144,7 +157,7 @@ async fn take<S: LeaseServer>(
         .retain(|id, _| wanted.publish.contains_key(id));
     for (id, instance) in &wanted.publish {
         let known = written.copies.get(id);
-        if known.is_some_and(|copy| copy.instance.same_content(instance)) {
+        if known.is_some_and(|copy| copy.instance == *instance) {
             continue;
         }
         let entry = match server.entry(id, instance) {
@@ -201,6 +214,7 @@ async fn renew<S: LeaseServer>(
     server: &S,
     link: &Link,
     interval: Duration,
+    rests: bool,
 ) {
     let now = Instant::now();
     let due = written
@@ -212,7 +226,7 @@ async fn renew<S: LeaseServer>(
     due.sort_by_key(|(_, copy)| (!copy.registered, copy.due));
     due.truncate(ROUND);
     let asked = due.into_iter().map(|(id, copy)| async move {
-        let result = tell(server, &copy.entry, copy.registered).await;
+        let result = tell(server, &copy.entry, copy.registered, rests).await;
         copy.registered = result.is_ok();
         copy.due = Instant::now() + if result.is_ok() { interval } else { RETRY };
         if copy.reported.as_ref() == Some(&result) {
@@ -233,24 +247,13 @@ async fn tell<S: LeaseServer>(
     server: &S,
     entry: &S::Entry,
     registered: bool,
+    rests: bool,
 ) -> Result<(), String> {
     if registered && server.renew(entry).await? {
         return Ok(());
     }
-    server.register(entry).await
-}
-
-/// An id that can stand in a path: servers refuse slashes and what is not ASCII there, encoded or not.
-pub(super) fn path_word(id: &str) -> String {
-    let keeps =
-        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-' | '@' | '~');
-    if id.chars().all(keeps) {
-        return id.to_owned();
+    if rests {
+        return Err("is not there, and this hub does not write".to_owned());
     }
-    // What was replaced could make two ids one: a number of the whole (FNV-1a) tells them apart.
-    let number = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let kept: String = id.chars().map(|c| if keeps(c) { c } else { '_' }).collect();
-    format!("{kept}-{number:016x}")
+    server.register(entry).await
 }

@@ -19,6 +19,8 @@ pub struct Settings {
     pub protection: Protection,
     /// After how long without a connection its instances go; `None`: never.
     pub stale_timeout: Option<Duration>,
+    /// Entries are named by all that they say: none can lose the mark of a copy and still be there.
+    pub marks_stay: bool,
 }
 
 /// A list that suddenly is nearly empty is a suspicion, not news: what is missing stays for a while, unless the
@@ -192,7 +194,9 @@ impl SourceState {
         }
         let mut skipped = list.skipped;
         let (instances, copies) = self.sort_out(list.instances, &before, limits, &mut skipped);
-        let present: HashSet<&str> = instances.iter().map(|i| i.id.as_ref()).collect();
+        // A copy that shows its mark again was taken for an instance meanwhile.
+        let present = instances.iter().chain(&copies).map(|i| i.id.as_ref());
+        let present: HashSet<&str> = present.collect();
         let mut held: Vec<(Arc<Instance>, Instant)> = Vec::new();
         if !certain {
             let kept = before

@@ -23,12 +23,16 @@ pub struct View {
 pub struct SourceView {
     /// There is a session with it.
     pub connected: bool,
+    /// The number of the present or last session.
+    pub session: u64,
     /// Why there is none, once that is known.
     pub trouble: Option<Trouble>,
     /// Some session has given every list since the hub began.
     pub synced: bool,
     /// The present session has given every list.
     pub live: bool,
+    /// An entry without a mark never had one.
+    pub marks_stay: bool,
     /// What applications put there.
     pub own: Services,
     /// Those of them that the registry no longer has, and which are held back from going.
@@ -192,9 +196,11 @@ impl HubState {
             .map(|source| {
                 let view = SourceView {
                     connected: source.connected,
+                    session: source.sessions(),
                     trouble: source.failure.as_ref().map(|(trouble, _)| *trouble),
                     synced: source.synced,
                     live: source.is_live(),
+                    marks_stay: source.settings.marks_stay,
                     own: source.own.clone(),
                     held: source.held_back.clone(),
                     copies: source.copies.clone(),
@@ -207,9 +213,11 @@ impl HubState {
         if let Some(services) = &self.embedded {
             let view = SourceView {
                 connected: true,
+                session: 1,
                 trouble: None,
                 synced: true,
                 live: true,
+                marks_stay: true,
                 own: services.as_ref().clone(),
                 held: Services::default(),
                 copies: Services::default(),

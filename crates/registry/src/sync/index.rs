@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::hub::SourceView;
 use crate::model::{Instance, ServiceKey};
+use crate::naming::path_word;
 use crate::services::{Service, Services};
 use crate::source::ORIGIN_MARK;
 use crate::sync::endpoint::{Endpoint, ServiceId};
@@ -12,7 +13,11 @@ use crate::sync::endpoint::{Endpoint, ServiceId};
 /// What a registry has at one endpoint.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct There {
-    /// An entry without a mark: an application's, or a copy that lost it.
+    /// An application's entry.
+    pub(crate) others: bool,
+    /// A copy of this mesh that lost its mark.
+    pub(crate) lost: bool,
+    /// An entry without a mark, and nothing else says which of the two it is.
     pub(crate) unmarked: bool,
     /// There was one, and it is held back from going.
     pub(crate) held: bool,
@@ -22,10 +27,60 @@ pub(crate) struct There {
     pub(crate) copy: Option<Arc<Instance>>,
 }
 
+/// Whose an entry without a mark is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// An application's.
+    Others,
+    /// This mesh's: it lost its mark.
+    Lost,
+    /// One of the two.
+    Unknown,
+}
+
+impl Whose {
+    /// Ids tell, where the hub did not make them up.
+    pub(crate) fn of(
+        instance: &Instance,
+        service: &ServiceId,
+        mesh: &str,
+        view: &SourceView,
+    ) -> Whose {
+        let id = &*instance.id;
+        // Those of copies have one, and those that the hub makes up.
+        if view.marks_stay || !id.contains('@') {
+            return Whose::Others;
+        }
+        let copy_id = service.endpoint(instance).copy_id(mesh);
+        if *id == *copy_id || *id == path_word(&copy_id) {
+            return Whose::Lost;
+        }
+        let made_up = id.strip_suffix(&*instance.origin);
+        match made_up.is_some_and(|rest| rest.ends_with('@')) {
+            true => Whose::Unknown,
+            false => Whose::Others,
+        }
+    }
+}
+
+impl There {
+    /// Whether there is an entry without a mark.
+    pub(crate) fn is_unmarked(&self) -> bool {
+        self.others || self.lost || self.unmarked
+    }
+
+    /// Whether a copy of another mesh stays beside this mesh's: of two the first in their order does.
+    pub(crate) fn comes_first(&self, mesh: &str) -> bool {
+        let foreign = self.foreign.as_deref();
+        foreign.is_some_and(|mark| mark.split('/').next() < Some(mesh))
+    }
+}
+
 /// The endpoints of one registry. Only services that changed since the last time are read anew.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     own: Services,
+    held: Services,
     copies: Services,
     services: HashMap<ServiceId, Vec<ServiceKey>>,
     endpoints: HashMap<Endpoint, There>,
@@ -43,8 +98,9 @@ impl Index {
             .filter_map(|(endpoint, there)| Some((endpoint, there, there.copy.as_ref()?)))
     }
 
-    pub(crate) fn update(&mut self, view: &SourceView) {
+    pub(crate) fn update(&mut self, mesh: &str, view: &SourceView) {
         let mut changed = view.own.changed_since(&self.own);
+        changed.extend(view.held.changed_since(&self.held));
         changed.extend(view.copies.changed_since(&self.copies));
         if changed.is_empty() {
             return;
@@ -76,7 +132,11 @@ impl Index {
                     continue;
                 }
                 match instance.metadata.get(ORIGIN_MARK) {
-                    None => there.unmarked = true,
+                    None => match Whose::of(instance, &id, mesh, view) {
+                        Whose::Others => there.others = true,
+                        Whose::Lost => there.lost = true,
+                        Whose::Unknown => there.unmarked = true,
+                    },
                     // Of several the first in the order of meshes: it is who stays.
                     Some(mark) => {
                         if there.foreign.as_deref().is_none_or(|known| mark < known) {
@@ -96,6 +156,7 @@ impl Index {
             }
         }
         self.own = view.own.clone();
+        self.held = view.held.clone();
         self.copies = view.copies.clone();
     }
 }

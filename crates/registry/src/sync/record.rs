@@ -18,15 +18,15 @@ const LINGER: Duration = Duration::from_secs(120);
 const REWRITE: Duration = Duration::from_secs(45);
 /// Some registries cannot show all that was written.
 const REWRITES: u32 = 3;
-/// Metadata key of the number of such a writing.
-const REWRITE_MARK: &str = "mesh.rewritten";
+/// Bits of the number of a writing that count within a term of this hub as leader.
+const WRITING_BITS: u32 = 16;
 
 /// A copy that this mesh wrote, or is about to.
 #[derive(Debug)]
 pub(crate) struct Record {
     /// The registry that its original is in.
     pub(crate) origin: Arc<str>,
-    /// As it was written last.
+    /// As it was written last; its revision is the number of the writing.
     pub(crate) copy: Arc<Instance>,
     /// Its original was seen since nothing gave reason to doubt it.
     confirmed: bool,
@@ -35,10 +35,12 @@ pub(crate) struct Record {
     /// Since when there is no rule for it.
     unruled: Option<Instant>,
     seen: Seen,
+    /// From when on an entry of others in its place counts.
+    second: Option<Instant>,
     /// Since when the registry shows something else than was written.
     differs: Option<Instant>,
-    /// The number of the last writing because of that, and how many in a row were to no avail.
-    rewritten: u32,
+    /// The number of writings because of that, and how many in a row were to no avail.
+    rewritten: u16,
     in_vain: u32,
     phase: Phase,
 }
@@ -59,8 +61,6 @@ enum Seen {
 enum Phase {
     Active,
     Going {
-        /// Because an application, or a mesh that comes first, has registered the same itself.
-        gives_way: bool,
         /// When the registry confirmed it.
         withdrawn: Option<Instant>,
     },
@@ -121,17 +121,17 @@ impl Record {
 
     /// A new one.
     pub(crate) fn begun(origin: Arc<str>, copy: Arc<Instance>, now: Instant) -> Record {
-        let rewritten = copy.metadata.get(REWRITE_MARK);
         Record {
-            rewritten: rewritten.and_then(|n| n.parse().ok()).unwrap_or(0),
-            in_vain: 0,
             origin,
             copy,
             confirmed: false,
             since: now,
             unruled: None,
             seen: Seen::Nothing,
+            second: None,
             differs: None,
+            rewritten: 0,
+            in_vain: 0,
             phase: Phase::Active,
         }
     }
@@ -141,6 +141,19 @@ impl Record {
             target: target.clone(),
             origin: self.origin.clone(),
             copy: self.copy.clone(),
+        }
+    }
+
+    /// Numbers the writing: an adapter writes again what has another number, also if nothing else is new, because another hub
+    /// may have written since.
+    pub(crate) fn number(&mut self, term: u64) {
+        let number = (term << WRITING_BITS) | u64::from(self.rewritten);
+        if self.copy.revision != number {
+            let copy = self.copy.as_ref().clone();
+            self.copy = Arc::new(Instance {
+                revision: number,
+                ..copy
+            });
         }
     }
 
@@ -181,14 +194,12 @@ impl Record {
         (mesh, hold): (&str, Duration),
         now: Instant,
     ) -> Verdict {
-        let gives_way = target.live && self.is_second(present, mesh);
-        if let Phase::Going {
-            gives_way: before,
-            withdrawn,
-        } = &mut self.phase
-        {
-            *before |= gives_way;
-            if *before || original != Original::There {
+        let gives_way = target.live && self.is_second(present, mesh, now);
+        if let Phase::Going { withdrawn } = &mut self.phase {
+            // What became of the original since it was gone is not known.
+            let is_unknown =
+                matches!(original, Original::Away | Original::Unread) && withdrawn.is_none();
+            if gives_way || !(original == Original::There || is_unknown) {
                 if target.withdrawn.contains(&self.copy.id) {
                     withdrawn.get_or_insert(now);
                 }
@@ -198,10 +209,11 @@ impl Record {
             self.phase = Phase::Active;
         }
         if gives_way {
-            return self.begin_to_go(true);
+            return self.begin_to_go();
         }
         self.compare(present, target, now);
-        let is_absent = target.live && present.copy.is_none() && !present.unmarked && !present.held;
+        let is_there = present.copy.is_some() || present.is_unmarked() || present.held;
+        let is_absent = target.live && !is_there && !self.is_written(target);
         if original != Original::Unruled {
             self.unruled = None;
         }
@@ -212,7 +224,7 @@ impl Record {
                 Verdict::Hold(Held::Away, None)
             }
             Original::Unread => Verdict::Hold(Held::Unread, None),
-            Original::Gone(_) if self.confirmed => self.begin_to_go(false),
+            Original::Gone(_) if self.confirmed => self.begin_to_go(),
             Original::Gone(_) | Original::Unruled if is_absent => Verdict::Forget,
             Original::Gone(live) => {
                 let until = live.max(self.since) + hold;
@@ -225,9 +237,12 @@ impl Record {
         }
     }
 
-    /// Takes notice of what a registry shows in its place in a live session.
-    pub(crate) fn look(&mut self, present: &There) {
+    /// Takes notice of what a registry shows in its place in a live session; `first`, the end of the time in which it is not
+    /// yet believed, when the session has just begun.
+    pub(crate) fn look(&mut self, present: &There, first: Option<Instant>, now: Instant) {
         self.seen = match (&present.copy, present.unmarked, self.seen) {
+            _ if present.others => Seen::Others,
+            _ if present.lost => Seen::LostMark,
             (Some(_), true, _) => Seen::Others,
             (Some(_), false, _) => Seen::Marked,
             (None, true, Seen::Marked | Seen::LostMark) => Seen::LostMark,
@@ -236,19 +251,29 @@ impl Record {
             (None, false, seen) if present.held => seen,
             (None, false, _) => Seen::Nothing,
         };
+        let is_there = present.is_unmarked() || present.foreign.is_some();
+        self.second = match (is_there, first) {
+            (false, _) => None,
+            // Its owner may have ended long ago: a registry that returns keeps entries until their leases end.
+            (true, Some(until)) => Some(until),
+            (true, None) => self.second.or(Some(now)),
+        };
     }
 
     /// Whether the target has it without this mesh.
-    fn is_second(&self, present: &There, mesh: &str) -> bool {
-        let foreign = present.foreign.as_deref();
-        // Of two meshes the first in their order stays.
-        let comes_first = foreign.is_some_and(|mark| mark.split('/').next() < Some(mesh));
-        (self.seen == Seen::Others && present.unmarked) || (comes_first && present.copy.is_some())
+    fn is_second(&self, present: &There, mesh: &str, now: Instant) -> bool {
+        let counts = self.second.is_some_and(|from| from <= now);
+        let is_others = self.seen == Seen::Others && present.is_unmarked();
+        counts && (is_others || present.comes_first(mesh))
+    }
+
+    /// Whether the target took it, since it is wanted there.
+    fn is_written(&self, target: &SourceView) -> bool {
+        matches!(target.written.get(&self.copy.id), Some(Ok(())))
     }
 
     /// Whether the target shows what was written; what it does not show for long is written again.
     fn compare(&mut self, present: &There, target: &SourceView, now: Instant) {
-        let is_written = matches!(target.written.get(&self.copy.id), Some(Ok(())));
         let differs = match &present.copy {
             Some(shown) => {
                 shown.weight != self.copy.weight
@@ -256,7 +281,7 @@ impl Record {
                     || shown.metadata.get(ORIGIN_MARK) != self.copy.metadata.get(ORIGIN_MARK)
             }
             // What was never written is on its way.
-            None => is_written,
+            None => self.is_written(target),
         };
         if !target.live {
             self.differs = None;
@@ -269,20 +294,6 @@ impl Record {
             self.differs = None;
             self.in_vain += 1;
             self.rewritten = self.rewritten.wrapping_add(1);
-            self.copy = Arc::new(self.as_written(&self.copy));
-        }
-    }
-
-    /// What has to be written so that it is this.
-    pub(crate) fn as_written(&self, copy: &Instance) -> Instance {
-        if self.rewritten == 0 {
-            return copy.clone();
-        }
-        let number = self.rewritten.to_string();
-        let mark = [(REWRITE_MARK, number.as_str())];
-        Instance {
-            metadata: copy.metadata.iter().chain(mark).collect(),
-            ..copy.clone()
         }
     }
 
@@ -290,14 +301,11 @@ impl Record {
         if now < until {
             return Verdict::Hold(held, Some(until));
         }
-        self.begin_to_go(false)
+        self.begin_to_go()
     }
 
-    fn begin_to_go(&mut self, gives_way: bool) -> Verdict {
-        self.phase = Phase::Going {
-            gives_way,
-            withdrawn: None,
-        };
+    fn begin_to_go(&mut self) -> Verdict {
+        self.phase = Phase::Going { withdrawn: None };
         Verdict::Withdraw
     }
 
@@ -316,7 +324,7 @@ impl Record {
         let Some(withdrawn) = withdrawn else {
             return Verdict::Withdraw;
         };
-        let is_shown = present.copy.is_some() || self.seen == Seen::LostMark;
+        let is_shown = present.copy.is_some() || present.lost || self.seen == Seen::LostMark;
         if (target.live && !is_shown) || now >= withdrawn + LINGER {
             return Verdict::Forget;
         }
@@ -324,13 +332,16 @@ impl Record {
     }
 
     /// When `judge` may say something else without any news.
-    pub(crate) fn next_look(&self) -> Option<Instant> {
+    pub(crate) fn next_look(&self, now: Instant) -> Option<Instant> {
         match self.phase {
             Phase::Going {
                 withdrawn: Some(at),
-                ..
             } => Some(at + LINGER),
-            _ => self.differs.map(|since| since + REWRITE),
+            _ => {
+                let differs = self.differs.map(|since| since + REWRITE);
+                let second = self.second.filter(|from| *from > now);
+                differs.into_iter().chain(second).min()
+            }
         }
     }
 }

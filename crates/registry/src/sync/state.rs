@@ -17,16 +17,15 @@ use crate::source::{ORIGIN_MARK, Wanted};
 use crate::sync::budget::Budget;
 use crate::sync::config::ORPHAN_HOLD;
 use crate::sync::endpoint::{Endpoint, ServiceId};
-use crate::sync::index::{Index, There};
+use crate::sync::index::{Index, There, Whose};
 use crate::sync::owned::{OwnedChange, OwnedCopy};
-use crate::sync::record::{Original, Record, Verdict};
+use crate::sync::record::{Original, Record};
+use crate::sync::round::{Candidate, Round};
 use crate::sync::rule::{Leg, SyncRule};
-use crate::sync::status::{CopyName, RuleStatus, SyncStatus, TargetStatus};
+use crate::sync::status::{RuleStatus, SyncStatus, TargetStatus};
 
 /// After another hub leads for this long it has taken over all copies: this one lets go of its leases.
 const HANDOVER: Duration = Duration::from_secs(30);
-/// When writes wait for their turn, until the next look.
-const TURN: Duration = Duration::from_millis(100);
 
 /// Which hub of a mesh writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,6 +46,8 @@ pub struct Step {
     pub owned: Vec<OwnedChange>,
     /// What each registry is to hold; one that is not named keeps what it was told before.
     pub wanted: BTreeMap<Arc<str>, Wanted>,
+    /// Registries in which this hub does no more than to keep what it wrote.
+    pub rest: Vec<Arc<str>>,
     /// Registries whose leases this hub lets go of without taking anything out.
     pub release: Vec<Arc<str>>,
     /// When the next step has something to do, if nothing happens before.
@@ -61,47 +62,25 @@ pub struct SyncState {
     role: Role,
     /// When the role began.
     since: Instant,
+    /// How often this hub began to lead.
+    term: u64,
+    /// Adapters write nothing.
+    rests: bool,
     /// Leases are let go of, or there are none.
     released: bool,
     targets: BTreeMap<Arc<str>, Target>,
     indexes: HashMap<Arc<str>, Index>,
-    /// Since when each source has been live.
-    live: HashMap<Arc<str>, Instant>,
+    /// Since when each source has been live, in which of its sessions.
+    live: HashMap<Arc<str>, (u64, Instant)>,
     rule_status: Vec<RuleStatus>,
 }
 
 /// One registry that is written to.
 #[derive(Debug, Default)]
-struct Target {
-    records: BTreeMap<Endpoint, Record>,
-    budget: Budget,
-    status: TargetStatus,
-}
-
-/// What a target should hold.
-struct Candidate {
-    rule: usize,
-    dry_run: bool,
-    source: Arc<str>,
-    /// The source was read since the hub began.
-    is_read: bool,
-    is_live: bool,
-    /// The source no longer has it, which is not yet believed.
-    is_held: bool,
-    copy: Instance,
-}
-
-/// One target during a step.
-struct Round<'a> {
-    name: &'a Arc<str>,
-    view: &'a View,
-    there: &'a SourceView,
-    target: Target,
-    wanted: Wanted,
-    status: TargetStatus,
-    rules: &'a mut [RuleStatus],
-    step: &'a mut Step,
-    now: Instant,
+pub(crate) struct Target {
+    pub(crate) records: BTreeMap<Endpoint, Record>,
+    pub(crate) budget: Budget,
+    pub(crate) status: TargetStatus,
 }
 
 impl SyncState {
@@ -118,6 +97,8 @@ impl SyncState {
             rules: Arc::new([]),
             role: Role::Unknown,
             since: now,
+            term: 0,
+            rests: true,
             released: true,
             targets,
             indexes: HashMap::new(),
@@ -141,6 +122,7 @@ impl SyncState {
             self.since = now;
             if role == Role::Leader {
                 // Another hub may have led meanwhile.
+                self.term += 1;
                 self.doubt(now);
             }
         }
@@ -168,10 +150,14 @@ impl SyncState {
 
     /// Compares what registries hold with what they should.
     pub fn step(&mut self, view: &View, now: Instant) -> Step {
-        let is_live = |name: &str| view.sources.get(name).is_some_and(|source| source.live);
-        self.live.retain(|name, _| is_live(name));
-        for name in view.sources.keys().filter(|name| is_live(name)) {
-            self.live.entry(name.clone()).or_insert(now);
+        self.live.retain(|name, (session, _)| {
+            let source = view.sources.get(name);
+            source.is_some_and(|source| source.live && source.session == *session)
+        });
+        for (name, source) in view.sources.iter().filter(|(_, source)| source.live) {
+            self.live
+                .entry(name.clone())
+                .or_insert((source.session, now));
         }
         let mut step = Step::default();
         self.indexes
@@ -184,14 +170,15 @@ impl SyncState {
             })
             .collect();
         for (name, there) in &targets {
+            let first = self.first(name, now);
             let index = self.indexes.entry((*name).clone()).or_default();
-            index.update(there);
+            index.update(&self.mesh, there);
             if there.live
                 && let Some(target) = self.targets.get_mut(*name)
             {
                 let nothing = There::default();
                 for (endpoint, record) in &mut target.records {
-                    record.look(index.get(endpoint).unwrap_or(&nothing));
+                    record.look(index.get(endpoint).unwrap_or(&nothing), first, now);
                 }
             }
         }
@@ -202,9 +189,11 @@ impl SyncState {
             self.follow(&targets, &mut step, now);
             return step;
         }
+        self.rests = false;
         self.released = false;
         for (name, there) in targets {
             let candidates = self.candidates(name, view);
+            let first = self.first(name, now);
             let mut round = Round {
                 name,
                 view,
@@ -213,6 +202,8 @@ impl SyncState {
                 wanted: Wanted::default(),
                 status: TargetStatus::default(),
                 rules: &mut rules,
+                term: self.term,
+                first,
                 step: &mut step,
                 now,
             };
@@ -229,6 +220,10 @@ impl SyncState {
 
     /// While this hub does not lead it learns what the leader writes, and lets go of what it wrote itself.
     fn follow(&mut self, targets: &[(&Arc<str>, &SourceView)], step: &mut Step, now: Instant) {
+        if !self.rests {
+            self.rests = true;
+            step.rest = self.targets.keys().cloned().collect();
+        }
         if self.role != Role::Follower {
             return;
         }
@@ -264,6 +259,18 @@ impl SyncState {
         legs.filter(move |(_, _, leg)| leg.to.contains(target))
     }
 
+    /// How long what a target shows, or no longer shows, is not believed.
+    fn hold(&self, target: &str) -> Duration {
+        let holds = self.legs_to(target).map(|(_, rule, _)| rule.orphan_hold);
+        holds.max().unwrap_or(ORPHAN_HOLD)
+    }
+
+    /// When the session with a target has just begun: until when what it shows is not yet believed.
+    fn first(&self, target: &str, now: Instant) -> Option<Instant> {
+        let (_, since) = self.live.get(target)?;
+        (*since == now).then(|| now + self.hold(target))
+    }
+
     /// What rules want in a target, by endpoint.
     fn candidates(&self, name: &Arc<str>, view: &View) -> BTreeMap<Endpoint, Candidate> {
         let mut candidates: BTreeMap<Endpoint, Candidate> = BTreeMap::new();
@@ -275,7 +282,7 @@ impl SyncState {
                     let id = ServiceId::of(&service.key);
                     let held = from.held.get(&service.key);
                     for instance in service.instances.iter() {
-                        if !rule.means(instance) || !self.is_original(source, &id, instance) {
+                        if !rule.means(instance) || !self.is_original(source, from, &id, instance) {
                             continue;
                         }
                         let candidate = Candidate {
@@ -317,9 +324,20 @@ impl SyncState {
     }
 
     /// Whether an application put it there: not a copy of whatever mesh, and not one of this mesh that lost its mark.
-    fn is_original(&self, source: &str, service: &ServiceId, instance: &Instance) -> bool {
+    fn is_original(
+        &self,
+        source: &str,
+        view: &SourceView,
+        service: &ServiceId,
+        instance: &Instance,
+    ) -> bool {
         if instance.metadata.get(ORIGIN_MARK).is_some() {
             return false;
+        }
+        match Whose::of(instance, service, &self.mesh, view) {
+            Whose::Others => return true,
+            Whose::Lost => return false,
+            Whose::Unknown => {}
         }
         let records = self.targets.get(source).map(|target| &target.records);
         let Some(records) = records.filter(|records| !records.is_empty()) else {
@@ -352,7 +370,7 @@ impl SyncState {
             None => Original::Away,
             Some(_) if !origin.synced => Original::Away,
             Some(_) if !all_read => Original::Unread,
-            Some(since) => Original::Gone(*since),
+            Some((_, since)) => Original::Gone(*since),
         }
     }
 
@@ -364,8 +382,7 @@ impl SyncState {
         let feeds = |source: &str| rules.iter().any(|(_, leg)| leg.from.contains(source));
         let mut sources = round.view.sources.iter();
         let all_read = sources.all(|(name, source)| !feeds(name) || source.synced);
-        let hold = rules.iter().map(|(rule, _)| rule.orphan_hold).max();
-        let hold = (self.mesh.as_ref(), hold.unwrap_or(ORPHAN_HOLD));
+        let hold = (self.mesh.as_ref(), self.hold(round.name));
         let rate = rules.iter().map(|(rule, _)| rule.writes_per_second).min();
         if let Some(rate) = rate {
             round.target.budget.fill(rate, round.now);
@@ -385,12 +402,7 @@ impl SyncState {
                 None => self.original(round.name, record, round.view, all_read),
             };
             let was_going = record.is_going();
-            let before = record.copy.clone();
             let verdict = record.judge(original, present, round.there, hold, round.now);
-            if !Arc::ptr_eq(&before, &record.copy) {
-                let owned = record.owned(round.name);
-                round.step.owned.push(OwnedChange::Put(owned));
-            }
             round.obey(record, verdict, was_going)
         });
         round.target.records = records;
@@ -433,159 +445,20 @@ impl Target {
             let known = self.records.get(endpoint);
             if known.is_none_or(|known| !known.copy.same_content(&copy)) {
                 let mut record = Record::known(origin.into(), Arc::new(copy), now);
-                record.look(there);
+                record.look(there, None, now);
                 owned.push(OwnedChange::Put(record.owned(name)));
                 self.records.insert(endpoint.clone(), record);
             }
         }
         self.records.retain(|endpoint, record| {
             let there = index.get(endpoint);
-            let is_there =
-                there.is_some_and(|there| there.copy.is_some() || there.unmarked || there.held);
+            let is_there = there
+                .is_some_and(|there| there.copy.is_some() || there.is_unmarked() || there.held);
             if !is_there {
                 let (target, id) = (name.clone(), record.copy.id.clone());
                 owned.push(OwnedChange::Forget { target, id });
             }
             is_there
         });
-    }
-}
-
-impl Round<'_> {
-    /// Brings a copy to what its original is now.
-    fn follow_original(&mut self, record: &mut Record, candidate: &Candidate) {
-        if let Some(rule) = self.rules.get_mut(candidate.rule) {
-            rule.copies += 1;
-        }
-        // What was kept on disk is not news.
-        if !candidate.is_read {
-            return;
-        }
-        match (candidate.is_live, candidate.is_held) {
-            (true, false) => record.confirm(),
-            (true, true) => {}
-            (false, _) => record.unconfirm(),
-        }
-        let copy = record.as_written(&candidate.copy);
-        let is_same = record.origin == candidate.source && record.copy.same_content(&copy);
-        if is_same || candidate.dry_run || !self.target.budget.take() {
-            return;
-        }
-        record.origin = candidate.source.clone();
-        record.copy = Arc::new(copy);
-        self.step
-            .owned
-            .push(OwnedChange::Put(record.owned(self.name)));
-    }
-
-    /// Does what was decided. Whether the copy is still to be remembered.
-    fn obey(&mut self, record: &mut Record, verdict: Verdict, was_going: bool) -> bool {
-        let (id, copy) = (record.copy.id.clone(), record.copy.clone());
-        match verdict {
-            Verdict::Publish => {
-                self.wanted.publish.insert(id, copy);
-                self.look_again(record.next_look());
-            }
-            Verdict::Hold(why, until) => {
-                let name = || CopyName::new(&record.origin, self.name, &record.copy);
-                self.status.hold(why, until, self.now, name);
-                self.wanted.publish.insert(id, copy);
-                self.look_again(until);
-            }
-            Verdict::Withdraw => {
-                if was_going || self.target.budget.take() {
-                    self.wanted.withdraw.insert(id, copy);
-                    self.status.withdrawing += 1;
-                    self.look_again(record.next_look());
-                } else {
-                    record.stay();
-                    self.wanted.publish.insert(id, copy);
-                }
-            }
-            Verdict::Forget => {
-                let target = self.name.clone();
-                self.step.owned.push(OwnedChange::Forget { target, id });
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Takes over a copy of an earlier life of the mesh whose original is not known (yet).
-    fn adopt(&mut self, mesh: &str, endpoint: &Endpoint, there: &There, copy: &Arc<Instance>) {
-        if self.target.records.contains_key(endpoint) {
-            return;
-        }
-        let mark = copy.metadata.get(ORIGIN_MARK).unwrap_or_default();
-        let origin = mark.split_once('/').map_or("", |(_, origin)| origin);
-        // What comes from registries that nobody here knows may be another's, who calls its mesh the same.
-        let Some((origin, _)) = self.view.sources.get_key_value(origin) else {
-            return;
-        };
-        let copy = Instance {
-            id: endpoint.copy_id(mesh),
-            ..copy.as_ref().clone()
-        };
-        let mut record = Record::known(origin.clone(), Arc::new(copy), self.now);
-        record.look(there);
-        self.remember(endpoint.clone(), record);
-    }
-
-    /// Makes a copy, or says why not yet.
-    fn begin(&mut self, endpoint: Endpoint, candidate: Candidate, present: &There) {
-        let Some(rule) = self.rules.get_mut(candidate.rule) else {
-            return;
-        };
-        let is_ours = present.copy.is_some();
-        if present.unmarked || present.foreign.is_some() {
-            rule.already_there += 1;
-            return;
-        }
-        if candidate.dry_run {
-            rule.plan(|| CopyName::new(&candidate.source, self.name, &candidate.copy));
-            return;
-        }
-        let may_write = candidate.is_read && self.there.live;
-        if !may_write || !(is_ours || self.target.budget.take()) {
-            rule.pending += 1;
-            return;
-        }
-        rule.copies += 1;
-        let copy = Arc::new(candidate.copy);
-        let mut record = if is_ours {
-            Record::known(candidate.source, copy, self.now)
-        } else {
-            Record::begun(candidate.source, copy, self.now)
-        };
-        record.confirm();
-        self.remember(endpoint, record);
-    }
-
-    fn remember(&mut self, endpoint: Endpoint, record: Record) {
-        let copy = record.copy.clone();
-        self.step
-            .owned
-            .push(OwnedChange::Put(record.owned(self.name)));
-        self.wanted.publish.insert(copy.id.clone(), copy);
-        self.target.records.insert(endpoint, record);
-    }
-
-    fn look_again(&mut self, at: Option<Instant>) {
-        self.step.next = self.step.next.into_iter().chain(at).min();
-    }
-
-    fn finish(&mut self) {
-        if self.target.budget.is_short() {
-            self.look_again(Some(self.now + TURN));
-        }
-        self.status.copies = self.wanted.publish.len();
-        for (id, result) in self.there.written.iter() {
-            if let Err(reason) = result
-                && self.wanted.publish.contains_key(id)
-            {
-                self.status.fail(id, reason);
-            }
-        }
-        self.target.status = std::mem::take(&mut self.status);
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Link {
     listed: BTreeSet<String>,
     /// When it last showed an application's entry.
     shown: BTreeMap<Place, Instant>,
+    /// The same as of the last step: what came later nothing was decided by.
+    known: BTreeMap<Place, Instant>,
     wanted: Wanted,
     written: BTreeMap<Arc<str>, Written>,
     withdrawn: BTreeSet<Arc<str>>,
@@ -45,7 +47,7 @@ pub(crate) struct TakenOut {
     pub(crate) registry: usize,
     pub(crate) place: Place,
     pub(crate) by: usize,
-    /// The registry that it was a copy of, if it still had its mark.
+    /// The registry that it was a copy of, as the hub knew.
     pub(crate) origin: Option<String>,
 }
 
@@ -105,7 +107,11 @@ impl Hub {
             ..Settings::default()
         };
         for registry in registries {
-            self.state.set_source(&registry.name, settings.clone(), now);
+            let settings = Settings {
+                marks_stay: registry.by_content,
+                ..settings.clone()
+            };
+            self.state.set_source(&registry.name, settings, now);
         }
         let owned = self.disk.values().cloned().collect();
         self.sync = SyncState::new(self.mesh, owned, now);
@@ -152,6 +158,9 @@ impl Hub {
         if !self.up {
             return;
         }
+        for link in &mut self.links {
+            link.known.extend(std::mem::take(&mut link.shown));
+        }
         for (at, registry) in registries.iter_mut().enumerate() {
             self.connect(at, registry, rng, now);
             if self.links[at].connected {
@@ -167,11 +176,11 @@ impl Hub {
         }
     }
 
-    /// Whether it can know of an application's entry that is in a registry since then: it saw it, or has yet to look, or
-    /// had time enough.
+    /// Whether what it last decided can be blamed on it, because it knew of an application's entry that is in a registry
+    /// since then, or had time enough to look.
     pub(crate) fn can_know(&self, at: usize, place: &Place, since: Instant, now: Instant) -> bool {
         let link = &self.links[at];
-        let saw = link.shown.get(place).is_some_and(|shown| *shown >= since);
+        let saw = link.known.get(place).is_some_and(|shown| *shown >= since);
         let looked = link
             .since
             .is_some_and(|linked| linked.max(since) + NEWS < now);
@@ -265,9 +274,9 @@ impl Hub {
         };
         let mut reports = Vec::new();
         let link = &mut self.links[at];
-        let mut take_out = |registry: &mut Registry, name: &str| {
+        let mut take_out = |registry: &mut Registry, name: &str, copy: &Instance| {
             if let Some(entry) = registry.remove(name) {
-                let mark = entry.instance.metadata.get(ORIGIN_MARK);
+                let mark = copy.metadata.get(ORIGIN_MARK);
                 let origin = mark.and_then(|mark| mark.split_once('/'));
                 taken_out.push(TakenOut {
                     registry: at,
@@ -277,13 +286,19 @@ impl Hub {
                 });
             }
         };
-        let mut stale: Vec<String> = Vec::new();
-        for (id, copy) in &link.wanted.publish {
+        let mut stale: Vec<Written> = Vec::new();
+        let rests = link.wanted.rests;
+        let no_copies = BTreeMap::new();
+        let wanted = match rests {
+            true => (&no_copies, &no_copies),
+            false => (&link.wanted.publish, &link.wanted.withdraw),
+        };
+        for (id, copy) in wanted.0 {
             let name = registry.entry_name(id, copy);
             if link
                 .written
                 .get(id)
-                .is_some_and(|w| w.name == name && w.copy.same_content(copy))
+                .is_some_and(|w| w.name == name && w.copy == *copy)
             {
                 continue;
             }
@@ -305,35 +320,37 @@ impl Hub {
                 at: now,
             };
             let before = link.written.insert(id.clone(), written);
-            stale.extend(
-                before
-                    .map(|before| before.name)
-                    .filter(|before| *before != name),
-            );
+            stale.extend(before.filter(|before| before.name != name));
             let (id, result) = (id.clone(), Ok(()));
             reports.push(Report::Written { id, result });
         }
         let publish = &link.wanted.publish;
         let gone = link
             .written
-            .extract_if(.., |id, _| !publish.contains_key(id));
-        stale.extend(gone.map(|(_, written)| written.name));
-        for name in stale {
+            .extract_if(.., |id, _| !rests && !publish.contains_key(id));
+        stale.extend(gone.map(|(id, written)| {
+            let copy = wanted.1.get(&id).cloned();
+            Written {
+                copy: copy.unwrap_or(written.copy),
+                ..written
+            }
+        }));
+        for Written { name, copy, .. } in stale {
             let is_own = registry
                 .entries
                 .get(&name)
                 .is_some_and(|e| e.owner == owner);
             if is_own || !registry.by_content {
                 self.writes += 1;
-                take_out(registry, &name);
+                take_out(registry, &name, &copy);
             }
         }
-        for (id, copy) in &link.wanted.withdraw {
+        for (id, copy) in wanted.1 {
             if link.withdrawn.contains(id) || rng.u8(..4) == 0 {
                 continue;
             }
             self.writes += 1;
-            take_out(registry, &registry.entry_name(id, copy));
+            take_out(registry, &registry.entry_name(id, copy), copy);
             link.withdrawn.insert(id.clone());
             reports.push(Report::Withdrawn { id: id.clone() });
         }
@@ -343,10 +360,11 @@ impl Hub {
             let mine = registry.entries.values_mut().filter(|e| e.owner == owner);
             mine.for_each(|entry| entry.expires = now + LEASE);
         } else {
-            for written in link.written.values() {
+            link.written.retain(|_, written| {
                 match registry.entries.get_mut(&written.name) {
                     // As with Eureka, who has what is newer is asked for it.
                     Some(entry) if entry.dirty >= written.at => entry.expires = now + LEASE,
+                    _ if rests => return false,
                     _ => {
                         let (name, copy) = (written.name.clone(), written.copy.as_ref().clone());
                         registry.put(name.clone(), copy, owner, now);
@@ -355,7 +373,8 @@ impl Hub {
                         }
                     }
                 }
-            }
+                true
+            });
         }
         for report in reports {
             self.report(registry, report, now);
@@ -378,6 +397,7 @@ impl Hub {
         }
         for (at, registry) in registries.iter_mut().enumerate() {
             let link = &mut self.links[at];
+            link.wanted.rests |= step.rest.contains(&registry.name);
             if let Some(wanted) = step.wanted.get(&registry.name) {
                 self.state.wanted(&registry.name, wanted);
                 let withdraw = &wanted.withdraw;

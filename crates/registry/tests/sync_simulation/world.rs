@@ -271,12 +271,15 @@ impl World {
         let (service, port) = &gone.place;
         let text = format!("hub {} took {service}:{port} out of {name}", gone.by);
         let is_last = !registry.holds(&gone.place);
-        // Nobody can know of what is registered only where he cannot look.
         let knows = |(from, since): (&usize, &Instant)| {
             let feeds = *from == gone.registry || self.feeds[gone.registry].contains(from);
             let is_origin = gone.origin.as_deref() == Some(&*self.registries[*from].name);
             let hub = &self.hubs[gone.by];
-            feeds && (is_origin || hub.can_know(*from, &gone.place, *since, self.now))
+            // Nobody can know of what is registered only where he cannot look, and takes nothing out then that is from there; nor
+            // of what was registered in the moment in which he asked for the copy to be taken out.
+            feeds
+                && (hub.can_know(*from, &gone.place, *since, self.now)
+                    || (is_origin && *since + NEWS < self.now))
         };
         let lives = self
             .living(gone.registry, &gone.place)

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::agent::Agent;
 use super::entry::registration;
-use crate::adapters::leases::{LeaseServer, path_word};
+use crate::adapters::leases::LeaseServer;
 use crate::model::Instance;
+use crate::naming::path_word;
 
 /// An agent, and how long it waits for a sign.
 pub(super) struct Writer<'a> {

@@ -21,6 +21,8 @@ const REQUESTS: usize = 32;
 pub(super) struct Written {
     lease: Option<i64>,
     keys: HashMap<Arc<str>, String>,
+    /// The numbers of their writings.
+    revisions: HashMap<Arc<str>, u64>,
     /// Keys that may be there and have to go.
     stale: HashSet<String>,
     unfit: HashMap<Arc<str>, String>,
@@ -53,20 +55,22 @@ async fn write(
     written.unfit.clear();
     loop {
         let now = wanted.borrow_and_update().clone();
-        if !now.publish.is_empty() {
+        if !now.rests && !now.publish.is_empty() {
             again |= written.keep_lease(config, client).await?;
         }
         let lease = written.lease;
-        tokio::select! {
-            done = make_true(config, link, client, written, &now, again) => {
-                done?;
-                again = false;
-            }
-            // Thousands of copies take longer than a lease.
-            over = keep(client, lease, interval) => {
-                over?;
-                again = true;
-                continue;
+        if !now.rests {
+            tokio::select! {
+                done = make_true(config, link, client, written, &now, again) => {
+                    done?;
+                    again = false;
+                }
+                // Thousands of copies take longer than a lease.
+                over = keep(client, lease, interval) => {
+                    over?;
+                    again = true;
+                    continue;
+                }
             }
         }
         tokio::select! {
@@ -136,11 +140,17 @@ impl Written {
             .keys
             .extract_if(|id, _| !wanted.publish.contains_key(id));
         self.stale.extend(gone.map(|(_, key)| key));
+        self.revisions
+            .retain(|id, _| wanted.publish.contains_key(id));
         let mut missing: Vec<(&Arc<str>, &Instance, String)> = Vec::new();
         for (id, instance) in &wanted.publish {
             match key(config, instance) {
-                Ok(key) if !again && self.keys.get(id) == Some(&key) => {}
+                Ok(key)
+                    if !again
+                        && self.keys.get(id) == Some(&key)
+                        && self.revisions.get(id) == Some(&instance.revision) => {}
                 Ok(key) => {
+                    self.revisions.insert(id.clone(), instance.revision);
                     let before = self.keys.insert(id.clone(), key.clone());
                     self.stale.extend(before);
                     missing.push((id, instance, key));

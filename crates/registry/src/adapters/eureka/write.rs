@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::peer::Peer;
-use crate::adapters::leases::{LeaseServer, path_word};
+use crate::adapters::leases::LeaseServer;
 use crate::eureka::info::Info;
 use crate::eureka::model;
 use crate::model::Instance;
+use crate::naming::path_word;
 
 /// A peer, and how long its leases are.
 pub(super) struct Writer<'a> {

@@ -48,6 +48,12 @@ pub(super) async fn run(config: &Config, link: &Link, client: &Client, told: &mu
     let mut retry = Backoff::new(RETRY.0, RETRY.1);
     loop {
         let now = wanted.borrow_and_update().clone();
+        if now.rests {
+            match wanted.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            }
+        }
         told.0
             .retain(|id, _| now.publish.contains_key(id) || now.withdraw.contains_key(id));
         let is_done = match &config.write_namespace {

@@ -42,6 +42,8 @@ type Copies = BTreeMap<Arc<str>, Host>;
 #[derive(Clone, Default)]
 struct Placed {
     copies: Copies,
+    /// The numbers of their writings together.
+    revision: u64,
     /// The server has taken it, and shows it.
     is_done: bool,
 }
@@ -58,7 +60,7 @@ pub(super) async fn run(
     let mut next = fastrand::usize(..config.servers.len().max(1));
     loop {
         let now = wanted.borrow_and_update().clone();
-        let nothing = now.publish.is_empty() && now.withdraw.is_empty();
+        let nothing = now.rests || (now.publish.is_empty() && now.withdraw.is_empty());
         if nothing || !*is_by_grpc.borrow_and_update() {
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
@@ -116,7 +118,9 @@ async fn serve(
     loop {
         let now = wanted.borrow_and_update().clone();
         let done = tokio::select! {
-            done = writing.make_true(&now) => match done {
+            // The connection keeps what there is.
+            () = std::future::ready(()), if now.rests => true,
+            done = writing.make_true(&now), if !now.rests => match done {
                 Ok(done) => done,
                 Err(failure) => return failure,
             },
@@ -150,11 +154,13 @@ impl Writing<'_> {
         self.reported
             .retain(|id, _| wanted.publish.contains_key(id));
         self.withdrawn.retain(|id| wanted.withdraw.contains_key(id));
-        let mut target: BTreeMap<Place, Copies> = BTreeMap::new();
+        let mut target: BTreeMap<Place, (Copies, u64)> = BTreeMap::new();
         for (id, instance) in &wanted.publish {
             match self.place(instance) {
                 Ok((place, host)) => {
-                    target.entry(place).or_default().insert(id.clone(), host);
+                    let (copies, revision) = target.entry(place).or_default();
+                    copies.insert(id.clone(), host);
+                    *revision = revision.wrapping_add(instance.revision);
                 }
                 Err(why) => self.say(id, Err(why)).await,
             }
@@ -164,10 +170,12 @@ impl Writing<'_> {
             .keys()
             .filter(|place| !target.contains_key(place));
         let emptied: Vec<Place> = emptied.cloned().collect();
-        target.extend(emptied.into_iter().map(|place| (place, Copies::new())));
-        let is_done = |place: &Place, copies: &Copies| {
+        target.extend(emptied.into_iter().map(|place| (place, Default::default())));
+        let is_done = |place: &Place, (copies, revision): &(Copies, u64)| {
             let placed = self.placed.get(place);
-            placed.is_some_and(|placed| placed.is_done && placed.copies == *copies)
+            placed.is_some_and(|placed| {
+                placed.is_done && placed.copies == *copies && placed.revision == *revision
+            })
         };
         target.retain(|place, copies| !is_done(place, copies));
         let before = |place: &Place| self.placed.get(place).cloned().unwrap_or_default().copies;
@@ -176,7 +184,7 @@ impl Writing<'_> {
             .map(|(place, copies)| (before(&place), place, copies))
             .collect();
         let (connection, config, login) = (self.connection, self.config, self.login);
-        let jobs = stream::iter(jobs).map(|(before, place, copies)| async move {
+        let jobs = stream::iter(jobs).map(|(before, place, (copies, revision))| async move {
             let batch = Batch {
                 connection,
                 config,
@@ -184,11 +192,11 @@ impl Writing<'_> {
                 place: &place,
             };
             let written = batch.write(&copies, &before).await;
-            (place, copies, before, written)
+            (place, copies, revision, before, written)
         });
         let mut jobs = std::pin::pin!(jobs.buffer_unordered(SERVICES));
         let mut done = true;
-        while let Some((place, copies, mut before, written)) = jobs.next().await {
+        while let Some((place, copies, revision, mut before, written)) = jobs.next().await {
             let result = written?;
             done &= result.is_ok();
             for id in copies.keys() {
@@ -197,14 +205,22 @@ impl Writing<'_> {
             match &result {
                 Ok(()) if copies.is_empty() => self.placed.remove(&place),
                 Ok(()) => {
-                    let is_done = true;
-                    self.placed.insert(place, Placed { copies, is_done })
+                    let placed = Placed {
+                        copies,
+                        revision,
+                        is_done: true,
+                    };
+                    self.placed.insert(place, placed)
                 }
                 // Whatever may be there has to go when it is wanted no longer.
                 Err(_) => {
                     before.extend(copies);
-                    let (copies, is_done) = (before, false);
-                    self.placed.insert(place, Placed { copies, is_done })
+                    let placed = Placed {
+                        copies: before,
+                        revision,
+                        is_done: false,
+                    };
+                    self.placed.insert(place, placed)
                 }
             };
         }

@@ -26,6 +26,8 @@ struct Written {
     data: String,
     regist_id: String,
     version: i64,
+    /// The number of the writing.
+    revision: u64,
 }
 
 /// What there is to do for a copy.
@@ -63,6 +65,13 @@ pub(super) async fn run(config: &Config, link: &Link, client: &Client) {
     let mut again = min;
     loop {
         let now = wanted.borrow_and_update().clone();
+        if now.rests {
+            // The connection keeps what there is.
+            match wanted.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            }
+        }
         let done = writer.make_true(&now).await;
         again = if done { min } else { (again * 2).min(max) };
         tokio::select! {
@@ -111,7 +120,11 @@ impl Writer<'_> {
                 group: group.to_owned(),
             };
             let before = self.written.get(copy);
-            if before.is_some_and(|before| before.id == id && before.data == data) {
+            let revision = instance.revision;
+            let is_same = |before: &Written| {
+                before.id == id && before.data == data && before.revision == revision
+            };
+            if before.is_some_and(is_same) {
                 continue;
             }
             let refused = self.refused.get(copy);
@@ -122,6 +135,7 @@ impl Writer<'_> {
                 Some(before) if before.id == id => Work::Publish(Written {
                     data,
                     version: before.version + 1,
+                    revision,
                     ..before.clone()
                 }),
                 before => {
@@ -131,6 +145,7 @@ impl Writer<'_> {
                         data,
                         regist_id: format!("{}-p{}", self.prefix, self.number),
                         version: 1,
+                        revision,
                     };
                     match before {
                         Some(before) => Work::Move(before.clone(), new),

@@ -16,6 +16,8 @@ use crate::source::{Link, Report};
 struct Written {
     path: String,
     data: Vec<u8>,
+    /// The number of the writing.
+    revision: u64,
 }
 
 /// Until what the server refused is tried again, doubled with each failure.
@@ -29,6 +31,13 @@ pub(super) async fn run(config: &Config, link: &Link, client: &Client) {
     let mut again = min;
     loop {
         let now = wanted.borrow_and_update().clone();
+        if now.rests {
+            // The session keeps what there is.
+            match wanted.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            }
+        }
         let published = publish(config, link, client, &now.publish, &mut written).await;
         let mut done = published;
         for (id, instance) in &now.withdraw {
@@ -77,14 +86,22 @@ async fn publish(
             Err(why) => Err(why),
             Ok((path, data)) => {
                 let before = written.get(id);
-                if before.is_some_and(|before| before.path == path && before.data == data) {
+                let revision = instance.revision;
+                let is_same = |before: &Written| {
+                    before.path == path && before.data == data && before.revision == revision
+                };
+                if before.is_some_and(is_same) {
                     continue;
                 }
                 // The new one first: at no time is there none.
                 let result = create(config, client, &path, &data).await;
                 done &= result.is_ok();
                 if result.is_ok() {
-                    let now = Written { path, data };
+                    let now = Written {
+                        path,
+                        data,
+                        revision,
+                    };
                     let moved = written.insert(id.clone(), now);
                     if let Some(moved) = moved
                         && written.get(id).is_some_and(|now| now.path != moved.path)
