@@ -263,8 +263,10 @@ fn pilots_that_share_a_store_are_one_registry_and_one_of_them_leads() -> Result<
     let etcd = Etcd::start(folder.path())?;
     let loopback = Loopback::claim()?;
     let store = format!("etcd://{}/mesh", etcd.address());
-    let flags = ["--registryStore", store.as_str()];
-    let mut one = Pilot::start("one", (&loopback, 1), &flags, folder.path())?;
+    let nacos = [1, 2].map(|host| loopback.address(host, 8848));
+    let addresses = nacos.map(|address| address.to_string());
+    let flags = |index: usize| ["--registryStore", &store, "--nacosAddr", &addresses[index]];
+    let mut one = Pilot::start("one", (&loopback, 1), &flags(0), folder.path())?;
     let role = |pilot: &Pilot| -> Result<Value> {
         Ok(http::get(pilot.http, "/debug/registries")?.json()?["sync"]["role"].clone())
     };
@@ -276,12 +278,24 @@ fn pilots_that_share_a_store_are_one_registry_and_one_of_them_leads() -> Result<
         })
     };
     wait_role(&one, "leader")?;
-    let two = Pilot::start("two", (&loopback, 2), &flags, folder.path())?;
+    let two = Pilot::start("two", (&loopback, 2), &flags(1), folder.path())?;
     wait_role(&two, "follower")?;
     done(&one.register(80, "default", None)?)?;
     wait::until_ok("the other sees it", PATIENCE, || {
         let seen = two.list(None)?;
         ensure!(seen.len() == 1, "{seen:?}");
+        Ok(())
+    })?;
+    let config = "/nacos/v1/cs/configs?dataId=d&group=g";
+    let published = format!("{config}&content=shared");
+    let published = http::request(nacos[0], "POST", &published, &[], &[])?;
+    assert_eq!(
+        (published.status, published.text()),
+        (200, "true".to_owned())
+    );
+    wait::until_ok("the other has the configuration", PATIENCE, || {
+        let seen = http::get(nacos[1], config)?.text();
+        ensure!(seen == "shared", "{seen}");
         Ok(())
     })?;
     one.process.kill()?;

@@ -22,6 +22,7 @@ mod audit;
 mod backoff;
 pub mod client;
 mod convert;
+mod documents;
 mod dubbo_metadata;
 mod error;
 mod eureka;

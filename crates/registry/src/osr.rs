@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::documents::Documents;
 use crate::error::{Error, OpenError};
 use crate::interfaces::{Interface, InterfaceKey, Interfaces};
 use crate::limits::Limits;
@@ -54,6 +56,8 @@ enum Command {
     CloseSession(SessionClaim, Answer<usize>),
     PutInterface(Box<Interface>, Answer<bool>),
     RemoveInterface(InterfaceKey, Answer<bool>),
+    /// Puts a document in, or takes it out.
+    SetDocument(Arc<str>, Option<Bytes>, Answer<()>),
     Restore(Vec<Instance>, Vec<Interface>, Answer<usize>),
     Close(oneshot::Sender<()>),
 }
@@ -70,6 +74,7 @@ impl Command {
             Command::PutInterface(_, answer) | Command::RemoveInterface(_, answer) => {
                 drop(answer.send(Err(error.clone())));
             }
+            Command::SetDocument(_, _, answer) => drop(answer.send(Err(error.clone()))),
             Command::Renew(_, answer) => drop(answer.send(Err(error.clone()))),
             Command::Deregister(_, answer)
             | Command::CloseSession(_, answer)
@@ -108,6 +113,7 @@ enum Pending {
     Restored(Answer<usize>, usize),
     Session(Answer<SessionState>, SessionState),
     Interface(Answer<bool>, bool),
+    Document(Answer<()>),
 }
 
 /// Counts since the start, and sizes.
@@ -155,6 +161,7 @@ pub struct Registry {
     commands: Commands,
     published: Arc<Published>,
     interfaces: Arc<Interfaces>,
+    documents: Arc<Documents>,
     counters: Arc<Counters>,
     limits: Limits,
 }
@@ -177,10 +184,11 @@ impl Registry {
         let (ready, opened) = oneshot::channel();
         let interfaces = Arc::new(Interfaces::default());
         let (its_counters, its_limits) = (counters.clone(), limits.clone());
-        let its_interfaces = interfaces.clone();
+        let documents = Arc::new(Documents::of([]));
+        let its_own = (interfaces.clone(), documents.clone());
         let run = move || {
             let counters = its_counters;
-            shared::run(store, its_limits, received, its_interfaces, counters, ready);
+            shared::run(store, its_limits, received, its_own, counters, ready);
         };
         std::thread::Builder::new()
             .name("registry".into())
@@ -191,6 +199,7 @@ impl Registry {
             commands: Commands::Shared(commands),
             published,
             interfaces,
+            documents,
             counters,
             limits,
         })
@@ -203,10 +212,12 @@ impl Registry {
             revision,
             instances,
             interfaces,
+            documents,
             words,
         } = loaded;
         let state = State::new(limits.clone(), revision, instances, words, Instant::now());
         let interfaces = Arc::new(Interfaces::of(interfaces));
+        let documents = Arc::new(Documents::of(documents));
         let services = state.services().clone();
         let published = Arc::new(Published::new(
             services,
@@ -222,6 +233,7 @@ impl Registry {
             store,
             published: published.clone(),
             interfaces: interfaces.clone(),
+            documents: documents.clone(),
             limits: limits.clone(),
             counters: counters.clone(),
         };
@@ -232,6 +244,7 @@ impl Registry {
             commands: Commands::Embedded(commands),
             published,
             interfaces,
+            documents,
             counters,
             limits,
         })
@@ -294,6 +307,21 @@ impl Registry {
     pub async fn remove_interface(&self, key: InterfaceKey) -> Result<bool, Error> {
         let done = self.command(|answer| Command::RemoveInterface(key, answer));
         Ok(done.await?.result)
+    }
+
+    /// Puts a document in, or takes it out. That is on disk when this returns.
+    pub(crate) async fn set_document(
+        &self,
+        name: Arc<str>,
+        value: Option<Bytes>,
+    ) -> Result<(), Error> {
+        let done = self.command(|answer| Command::SetDocument(name, value, answer));
+        done.await.map(drop)
+    }
+
+    /// What faces of the registry keep.
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.documents
     }
 
     /// The descriptions of interfaces.
@@ -428,6 +456,7 @@ fn answer(counters: &Counters, pending: Pending, written: Result<u64, Error>) {
         }
         Pending::Session(answer, state) => drop(answer.send(done(state, written))),
         Pending::Interface(answer, result) => drop(answer.send(done(result, written))),
+        Pending::Document(answer) => drop(answer.send(done((), written))),
     }
 }
 
@@ -443,6 +472,7 @@ struct Writer {
     store: Store,
     published: Arc<Published>,
     interfaces: Arc<Interfaces>,
+    documents: Arc<Documents>,
     limits: Limits,
     counters: Arc<Counters>,
 }
@@ -534,6 +564,10 @@ impl Writer {
                     let removed = self.remove_interface(&key);
                     self.answer_now(answer, removed);
                 }
+                Command::SetDocument(name, value, answer) => {
+                    let set = self.set_document(name, value);
+                    self.answer_now(answer, set);
+                }
                 Command::Restore(instances, interfaces, answer) => {
                     match self.restore(&mut batch, instances, interfaces) {
                         Ok(restored) => pending.push(Pending::Restored(answer, restored)),
@@ -590,6 +624,16 @@ impl Writer {
             self.interfaces.put(interface);
         }
         Ok(self.state.restore(batch, instances))
+    }
+
+    fn set_document(&mut self, name: Arc<str>, value: Option<Bytes>) -> Result<(), Error> {
+        let stored = self.store.set_document(&name, value.as_deref());
+        self.stored(stored)?;
+        match value {
+            Some(value) => self.documents.put(name, value),
+            None => self.documents.remove(&name),
+        }
+        Ok(())
     }
 
     fn remove_interface(&mut self, key: &InterfaceKey) -> Result<bool, Error> {

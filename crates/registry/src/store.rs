@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::mesh::registry::v1 as pb;
+use bytes::Bytes;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -21,6 +22,8 @@ use crate::words::Words;
 const INSTANCES: TableDefinition<&str, &[u8]> = TableDefinition::new("instances");
 /// Key: namespace, protocol, name, version and group with a zero byte between them. Value: the description's JSON (zlib).
 const INTERFACES: TableDefinition<&str, &[u8]> = TableDefinition::new("interfaces");
+/// Key: the name of a document. Value: the document.
+const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const REVISION: &str = "revision";
 const FORMAT: &str = "format";
@@ -45,6 +48,7 @@ pub(crate) struct Loaded {
     pub(crate) revision: u64,
     pub(crate) instances: Vec<Arc<Instance>>,
     pub(crate) interfaces: Vec<Interface>,
+    pub(crate) documents: Vec<(Arc<str>, Bytes)>,
     pub(crate) words: Words,
 }
 
@@ -65,6 +69,7 @@ impl Store {
             revision: 0,
             instances: Vec::new(),
             interfaces: Vec::new(),
+            documents: Vec::new(),
             words: Words::default(),
         }
     }
@@ -84,6 +89,7 @@ impl Store {
         let (id, revision) = prepare(&database, path)?.map_err(failed)?;
         let (instances, words) = load(&database, path)?;
         let interfaces = load_interfaces(&database, path)?;
+        let documents = load_documents(&database).map_err(failed)?;
         let path = path.to_owned();
         Ok(Loaded {
             store: Store::File { database, path },
@@ -91,6 +97,7 @@ impl Store {
             revision,
             instances,
             interfaces,
+            documents,
             words,
         })
     }
@@ -151,6 +158,33 @@ impl Store {
         transaction.commit()?;
         Ok(())
     }
+
+    /// Writes a document, or takes it out; that is on disk when this returns without an error.
+    pub(crate) fn set_document(&self, name: &str, value: Option<&[u8]>) -> Result<(), redb::Error> {
+        let Store::File { database, .. } = self else {
+            return Ok(());
+        };
+        let transaction = database.begin_write()?;
+        {
+            let mut table = transaction.open_table(DOCUMENTS)?;
+            match value {
+                Some(value) => table.insert(name, value)?,
+                None => table.remove(name)?,
+            };
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn load_documents(database: &Database) -> Result<Vec<(Arc<str>, Bytes)>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut documents = Vec::new();
+    for entry in transaction.open_table(DOCUMENTS)?.iter()? {
+        let (name, value) = entry?;
+        documents.push((name.value().into(), Bytes::copy_from_slice(value.value())));
+    }
+    Ok(documents)
 }
 
 /// The key of a description's record.
@@ -197,6 +231,7 @@ fn prepare(database: &Database, path: &Path) -> Result<Result<(u64, u64), redb::
         let found = {
             transaction.open_table(INSTANCES)?;
             transaction.open_table(INTERFACES)?;
+            transaction.open_table(DOCUMENTS)?;
             let mut meta = transaction.open_table(META)?;
             let stored = meta.get(FORMAT)?.map(|format| format.value());
             let format = match stored {

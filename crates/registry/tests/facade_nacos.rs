@@ -11,7 +11,7 @@ use api::google::protobuf::Any;
 use api::nacos::request_client::RequestClient;
 use api::nacos::{Metadata, Payload};
 use registry::facades::nacos::{Config, GRPC_OFFSET, serve};
-use registry::{Credentials, Hub, Instance, InstanceRef, Registry, ServiceKey};
+use registry::{Credentials, Hub, HubOptions, Instance, InstanceRef, Limits, Registry, ServiceKey};
 use serde_json::json;
 use testkit::apps::{Framework, epoch_millis, start_consumer, start_provider};
 use testkit::http::request;
@@ -484,6 +484,46 @@ const STOCK: &str = "10.9.0.2:80/DEFAULT/1.0{preserved.register.source=SPRING_CL
 
 fn shops_again() -> [&'static str; 2] {
     ["10.0.0.1:80/100/true", "10.0.0.2:80/100/true"]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configurations_outlive_a_pilot() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let loopback = Loopback::claim()?;
+    let address = loopback.address(1, 8848);
+    let ask = |method: &'static str, query: &'static str| async move {
+        let path = format!("/nacos/v1/cs/configs?dataId=app.yaml&group=g{query}");
+        let answered = move || request(address, method, &path, &[], &[]);
+        let answer = tokio::task::spawn_blocking(answered).await??;
+        anyhow::Ok((answer.status, answer.text()))
+    };
+    for life in 0..3 {
+        let registry = Registry::open(&folder.path().join("registry"), Limits::default())?;
+        let hub = Hub::start(HubOptions {
+            registry: Some(registry.clone()),
+            ..HubOptions::default()
+        });
+        let http = TcpListener::bind(address).await?;
+        let grpc = TcpListener::bind(loopback.address(1, 8848 + GRPC_OFFSET)).await?;
+        let config = Config {
+            address,
+            credentials: None,
+        };
+        let serving = tokio::spawn(serve(http, grpc, hub, registry.clone(), config));
+        match life {
+            0 => assert_eq!(ask("POST", "&content=a%3D1").await?, (200, "true".into())),
+            1 => {
+                assert_eq!(ask("GET", "").await?, (200, "a=1".into()));
+                assert_eq!(ask("DELETE", "").await?, (200, "true".into()));
+            }
+            _ => assert_eq!(ask("GET", "").await?.0, 404),
+        }
+        serving.abort();
+        // It ends because it is told to.
+        let _ = serving.await;
+        registry.close().await;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,12 +215,13 @@ pub async fn serve(
     let mut changes = hub.changes().map_err(io::Error::other)?;
     let socket = UdpSocket::bind((config.address.ip(), 0)).await?;
     let (settle, jobs) = Settle::new();
+    let configs = Configs::new(registry.clone());
     let server = Arc::new(Server {
         state: Mutex::default(),
         registry,
         hub,
         settle,
-        configs: Configs::default(),
+        configs,
         access: Access::new(config.credentials),
         udp: Udp::new(socket),
         writing: tokio::sync::Mutex::default(),
@@ -244,6 +245,7 @@ pub async fn serve(
         () = provider::keep(&server) => Ok(()),
         () = udp::run(&server) => Ok(()),
         () = tell_of_configs(&server) => Ok(()),
+        () = server.configs.follow() => Ok(()),
     }
 }
 

@@ -169,8 +169,8 @@ impl Kept {
         };
         let answer = match renewed {
             Ok(state) => Ok(self.answer(state)),
-            // Too many wait for the writer: the next renewal is early enough.
-            Err(Error::Overloaded(_)) => return true,
+            // Too many wait for the writer, or the store is away: the next renewal is early enough.
+            Err(Error::Overloaded(_) | Error::Unreachable(_)) => return true,
             Err(error) => Err(Status::from(error)),
         };
         let goes_on = answer.is_ok();

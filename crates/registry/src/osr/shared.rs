@@ -23,6 +23,7 @@ use super::{Command, Counters, Pending, add, answer};
 use crate::adapters::etcd::client::{Client, Failure};
 use crate::adapters::etcd::messages::WatchCreateRequest;
 use crate::backoff::Backoff;
+use crate::documents::Documents;
 use crate::error::{Error, OpenError};
 use crate::interfaces::Interfaces;
 use crate::limits::Limits;
@@ -96,6 +97,7 @@ struct Shared {
     /// By the sessions' leases.
     held: HashMap<i64, Held>,
     interfaces: Arc<Interfaces>,
+    documents: Arc<Documents>,
     calls: FuturesUnordered<Call>,
     /// What was written and has not yet come back.
     waiting: Vec<(i64, Pending)>,
@@ -106,7 +108,7 @@ pub(super) fn run(
     store: EtcdStore,
     limits: Limits,
     commands: mpsc::Receiver<Command>,
-    interfaces: Arc<Interfaces>,
+    (interfaces, documents): (Arc<Interfaces>, Arc<Documents>),
     counters: Arc<Counters>,
     ready: oneshot::Sender<Result<Arc<Published>, OpenError>>,
 ) {
@@ -145,6 +147,7 @@ pub(super) fn run(
             sessions: HashMap::new(),
             held: HashMap::new(),
             interfaces,
+            documents,
             calls: FuturesUnordered::new(),
             waiting: Vec::new(),
         };
@@ -378,6 +381,9 @@ impl Shared {
             let mut puts: Vec<_> = lost.map(|i| (Put::new(&self.keys, i), 0)).collect();
             let described = self.interfaces.all();
             puts.extend(described.iter().map(|i| (Put::interface(&self.keys, i), 0)));
+            let documents = self.documents.all();
+            let documents = documents.iter();
+            puts.extend(documents.map(|(name, value)| (Put::document(&self.keys, name, value), 0)));
             writes::move_all(client, puts).await?;
             picture = records::read(client, &self.keys, &self.limits).await?;
         }

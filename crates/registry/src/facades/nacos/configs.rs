@@ -1,12 +1,16 @@
 //! Configurations: as much of Nacos' configuration centre as frameworks need of a registry. Metadata of Dubbo's applications are
-//! kept; who listens is told.
+//! kept in the registry; who listens is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use prost::Message;
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{md5, now_ms};
+use crate::osr::Registry;
 
 /// Bytes of a content.
 const CONTENT_BYTES: usize = 4 << 20;
@@ -21,6 +25,10 @@ const BEHIND: usize = 1024;
 /// Where Dubbo says which applications serve an interface. Nothing is kept there: consumers would then look only at
 /// applications of this registry, and never at the interface, where those of all registries are.
 const MAPPING: &str = "mapping";
+/// The registry's documents that are configurations begin so.
+const DOCUMENTS: &str = "nacos/configs/";
+/// Stands between the parts of a key there.
+const BETWEEN: &str = "\0";
 
 /// Names a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +55,22 @@ impl Key {
             data_id: data_id.to_owned(),
         }
     }
+
+    /// The name of its document in the registry.
+    fn document(&self) -> String {
+        let parts = [&*self.tenant, &self.group, &self.data_id];
+        format!("{DOCUMENTS}{}", parts.join(BETWEEN))
+    }
+
+    fn of_document(name: &str) -> Option<Key> {
+        let mut parts = name.strip_prefix(DOCUMENTS)?.split(BETWEEN);
+        let key = Key {
+            tenant: parts.next()?.to_owned(),
+            group: parts.next()?.to_owned(),
+            data_id: parts.next()?.to_owned(),
+        };
+        parts.next().is_none().then_some(key)
+    }
 }
 
 /// A configuration.
@@ -72,32 +96,102 @@ pub(super) enum Refused {
     TooMany,
     #[error("Cas publish fail, server md5 may have changed.")]
     Changed,
+    #[error("{0}")]
+    Failed(String),
 }
 
-#[derive(Default)]
-struct State {
-    contents: BTreeMap<Key, Content>,
+/// A configuration as the registry keeps it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    text: String,
+    #[prost(string, tag = "2")]
+    kind: String,
+    #[prost(uint64, tag = "3")]
+    modified_ms: u64,
+}
+
+/// What is known of a configuration without looking at it.
+struct Known {
+    md5: Arc<str>,
     bytes: usize,
 }
 
-/// All of them.
+/// All of them. They are the registry's documents.
 pub(super) struct Configs {
-    state: Mutex<State>,
+    registry: Registry,
+    known: Mutex<BTreeMap<Key, Known>>,
+    /// Held by what looks at a configuration and then changes it.
+    changing: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<Key>,
 }
 
-impl Default for Configs {
-    fn default() -> Configs {
-        Configs {
-            state: Mutex::default(),
+impl Configs {
+    /// Those that the registry has.
+    pub(super) fn new(registry: Registry) -> Configs {
+        let configs = Configs {
+            registry,
+            known: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             changes: broadcast::Sender::new(BEHIND),
+        };
+        configs.look_at_all();
+        configs
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Key, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows what changes them elsewhere: another pilot that has the same registry.
+    pub(super) async fn follow(&self) {
+        let mut changes = self.registry.documents().changes();
+        self.look_at_all();
+        loop {
+            match changes.recv().await {
+                Ok(name) => {
+                    if let Some(key) = Key::of_document(&name) {
+                        self.look_at(&key);
+                    }
+                }
+                Err(RecvError::Lagged(_)) => self.look_at_all(),
+                Err(RecvError::Closed) => return,
+            }
         }
     }
-}
 
-impl Configs {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn look_at_all(&self) {
+        let names = self.registry.documents().names(DOCUMENTS);
+        let mut keys: BTreeSet<Key> = names.iter().filter_map(|n| Key::of_document(n)).collect();
+        keys.extend(self.known().keys().cloned());
+        for key in keys {
+            self.look_at(&key);
+        }
+    }
+
+    /// Takes a configuration as the registry has it now, and tells who listens if that is another.
+    fn look_at(&self, key: &Key) {
+        let mut all = self.known();
+        let value = self.value(key);
+        let known = value.map(|value| Known {
+            md5: md5::hex(&value.text).into(),
+            bytes: value.text.len(),
+        });
+        let md5 = known.as_ref().map(|known| known.md5.clone());
+        let before = match known {
+            Some(known) => all.insert(key.clone(), known),
+            None => all.remove(key),
+        };
+        if before.map(|before| before.md5) != md5 {
+            // An error says that nobody listens.
+            let _ = self.changes.send(key.clone());
+        }
+    }
+
+    fn value(&self, key: &Key) -> Option<Value> {
+        let document = self.registry.documents().get(&key.document())?;
+        // One that cannot be read is none.
+        Value::decode(document).ok()
     }
 
     /// What changes from now on.
@@ -106,34 +200,42 @@ impl Configs {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Content> {
-        self.state().contents.get(key).cloned()
+        let value = self.value(key)?;
+        Some(Content {
+            md5: md5::hex(&value.text).into(),
+            text: value.text.into(),
+            kind: value.kind.into(),
+            modified_ms: value.modified_ms,
+        })
     }
 
     /// A configuration of this name, whatever its group.
     pub(super) fn find(&self, data_id: &str) -> Option<Content> {
-        let state = self.state();
-        let mut all = state.contents.iter();
-        let found = all.find(|(key, _)| key.data_id == data_id);
-        found.map(|(_, content)| content.clone())
+        let key = {
+            let known = self.known();
+            known.keys().find(|key| key.data_id == data_id).cloned()
+        };
+        self.get(&key?)
     }
 
     /// Whether a listener's content is not the present one; one that is not there has an empty MD5.
     pub(super) fn differs(&self, key: &Key, md5: &str) -> bool {
-        let state = self.state();
-        let known = state.contents.get(key);
-        known.map_or("", |content| &content.md5) != md5
+        let known = self.known();
+        known.get(key).map_or("", |known| &known.md5) != md5
     }
 
     /// Puts a configuration in; with `expected`, only in the place of what has this MD5.
-    pub(super) fn publish(
+    pub(super) async fn publish(
         &self,
         key: &Key,
         text: &str,
         kind: &str,
         expected: Option<&str>,
     ) -> Result<(), Refused> {
-        let size = key.tenant.len() + key.group.len() + key.data_id.len();
-        if key.data_id.is_empty() || size > KEY_BYTES {
+        let parts = [&key.tenant, &key.group, &key.data_id];
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        let is_clean = parts.iter().all(|part| !part.contains(BETWEEN));
+        if key.data_id.is_empty() || size > KEY_BYTES || !is_clean {
             return Err(Refused::Nameless);
         }
         if text.is_empty() {
@@ -145,39 +247,43 @@ impl Configs {
         if key.group == MAPPING {
             return Ok(());
         }
-        let content = Content {
-            text: text.into(),
-            md5: md5::hex(text).into(),
-            kind: if kind.is_empty() { "text" } else { kind }.into(),
+        let _one_by_one = self.changing.lock().await;
+        {
+            let all = self.known();
+            let known = all.get(key);
+            if let Some(expected) = expected
+                && known.map_or("", |known| &known.md5) != expected
+            {
+                return Err(Refused::Changed);
+            }
+            let others: usize = all.values().map(|known| known.bytes).sum();
+            let bytes = others - known.map_or(0, |known| known.bytes) + text.len();
+            if bytes > ALL_BYTES || (known.is_none() && all.len() >= KEPT) {
+                return Err(Refused::TooMany);
+            }
+        }
+        let value = Value {
+            text: text.to_owned(),
+            kind: if kind.is_empty() { "text" } else { kind }.to_owned(),
             modified_ms: now_ms(),
         };
-        let mut state = self.state();
-        let known = state.contents.get(key);
-        if let Some(expected) = expected
-            && known.map_or("", |known| &known.md5) != expected
-        {
-            return Err(Refused::Changed);
-        }
-        let before = known.map_or(0, |known| known.text.len());
-        let bytes = state.bytes - before + text.len();
-        if bytes > ALL_BYTES || (known.is_none() && state.contents.len() >= KEPT) {
-            return Err(Refused::TooMany);
-        }
-        state.bytes = bytes;
-        state.contents.insert(key.clone(), content);
-        drop(state);
-        // An error says that nobody listens.
-        let _ = self.changes.send(key.clone());
-        Ok(())
+        self.set(key, Some(value.encode_to_vec().into())).await
     }
 
-    pub(super) fn remove(&self, key: &Key) {
-        let mut state = self.state();
-        if let Some(gone) = state.contents.remove(key) {
-            state.bytes -= gone.text.len();
-            drop(state);
-            let _ = self.changes.send(key.clone());
+    pub(super) async fn remove(&self, key: &Key) -> Result<(), Refused> {
+        let _one_by_one = self.changing.lock().await;
+        if !self.known().contains_key(key) {
+            return Ok(());
         }
+        self.set(key, None).await
+    }
+
+    async fn set(&self, key: &Key, value: Option<Bytes>) -> Result<(), Refused> {
+        let set = self.registry.set_document(key.document().into(), value);
+        set.await
+            .map_err(|error| Refused::Failed(error.to_string()))?;
+        self.look_at(key);
+        Ok(())
     }
 }
 
@@ -219,30 +325,36 @@ pub(super) fn changed(keys: &[Key]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_publication_that_expects_something_else_changes_nothing() {
-        let configs = Configs::default();
+    #[tokio::test]
+    async fn a_publication_that_expects_something_else_changes_nothing() {
+        const MD5: &str = "c4ca4238a0b923820dcc509a6f75849b";
+        let registry = Registry::in_memory(Limits::default()).expect("a registry");
+        let configs = Configs::new(registry.clone());
         let key = Key::new("public", "g", "d");
-        assert_eq!(configs.publish(&key, "1", "", Some("")), Ok(()));
+        let publish = |text: &'static str, expected: Option<&'static str>| {
+            configs.publish(&key, text, "", expected)
+        };
+        assert_eq!(publish("1", Some("")).await, Ok(()));
         assert!(configs.differs(&Key::new("", "g", "d"), ""));
-        assert_eq!(
-            configs.publish(&key, "2", "", Some("")),
-            Err(Refused::Changed)
-        );
+        assert_eq!(publish("2", Some("")).await, Err(Refused::Changed));
         let md5 = configs.get(&key).map(|content| content.md5);
-        let md5 = md5.as_deref().unwrap_or_default();
-        assert_eq!(md5, "c4ca4238a0b923820dcc509a6f75849b");
-        assert!(!configs.differs(&key, md5));
-        assert_eq!(configs.publish(&key, "2", "", Some(md5)), Ok(()));
-        configs.remove(&key);
-        assert!(configs.get(&key).is_none());
-        assert_eq!(configs.state().bytes, 0);
-        assert_eq!(
-            configs.publish(&key, &"x".repeat(CONTENT_BYTES + 1), "", None),
-            Err(Refused::TooLarge)
-        );
+        assert_eq!(md5.as_deref(), Some(MD5));
+        assert!(!configs.differs(&key, MD5));
+        assert_eq!(publish("2", Some(MD5)).await, Ok(()));
+        // The registry has it.
+        let again = Configs::new(registry);
+        assert_eq!(again.get(&key).map(|c| c.text), Some("2".into()));
+        assert_eq!(configs.remove(&key).await, Ok(()));
+        assert!(configs.get(&key).is_none() && configs.known().is_empty());
+        let large = "x".repeat(CONTENT_BYTES + 1);
+        let refused = configs.publish(&key, &large, "", None).await;
+        assert_eq!(refused, Err(Refused::TooLarge));
+        let dirty = Key::new("", "g", "a\0b");
+        let refused = configs.publish(&dirty, "1", "", None).await;
+        assert_eq!(refused, Err(Refused::Nameless));
     }
 
     #[test]

@@ -21,8 +21,8 @@ const USUAL_MS: u64 = 30_000;
 pub(super) async fn route(asked: &Asked, method: &Method, path: &str) -> Option<Answer> {
     Some(match (method, path) {
         (&Method::GET, "/v1/cs/configs" | "/v2/cs/config" | "/v3/client/cs/config") => get(asked),
-        (&Method::POST, "/v1/cs/configs" | "/v2/cs/config") => publish(asked),
-        (&Method::DELETE, "/v1/cs/configs" | "/v2/cs/config") => remove(asked),
+        (&Method::POST, "/v1/cs/configs" | "/v2/cs/config") => publish(asked).await,
+        (&Method::DELETE, "/v1/cs/configs" | "/v2/cs/config") => remove(asked).await,
         (&Method::POST, "/v1/cs/configs/listener") => listen(asked).await,
         _ => return None,
     })
@@ -66,7 +66,8 @@ fn get(asked: &Asked) -> Answer {
     Ok(response)
 }
 
-fn publish(asked: &Asked) -> Answer {
+async fn publish(asked: &Asked) -> Answer {
+    let key = key(asked)?;
     let content = asked.params.required(&["content"])?;
     let kind = asked.params.text(&["type"]);
     let expected = asked
@@ -74,23 +75,23 @@ fn publish(asked: &Asked) -> Answer {
         .get("casmd5")
         .and_then(|md5| md5.to_str().ok());
     let expected = expected.filter(|md5| !md5.is_empty());
-    let published = asked
-        .server
-        .configs
-        .publish(&key(asked)?, content, kind, expected);
-    published.map_err(|refused| match refused {
-        Refused::Nameless | Refused::Empty => Refusal::invalid(refused.to_string()),
-        _ => Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            FAILED,
-            refused.to_string(),
-        ),
-    })?;
+    let published = asked.server.configs.publish(&key, content, kind, expected);
+    published.await.map_err(|refused| refusal(&refused))?;
     Ok(done(asked))
 }
 
-fn remove(asked: &Asked) -> Answer {
-    asked.server.configs.remove(&key(asked)?);
+fn refusal(refused: &Refused) -> Refusal {
+    let why = refused.to_string();
+    match refused {
+        Refused::Nameless | Refused::Empty => Refusal::invalid(why),
+        _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED, why),
+    }
+}
+
+async fn remove(asked: &Asked) -> Answer {
+    let key = key(asked)?;
+    let removed = asked.server.configs.remove(&key);
+    removed.await.map_err(|refused| refusal(&refused))?;
     Ok(done(asked))
 }
 

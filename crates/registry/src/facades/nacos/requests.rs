@@ -191,10 +191,10 @@ async fn answer_to(
         Request::ServiceList(request) => Ok(list(server, tenant, &request)),
         Request::FuzzyWatch(request) => watch(server, id, &request),
         Request::ConfigQuery(request) => config(server, &request),
-        Request::ConfigPublish(request) => publish(server, &request),
+        Request::ConfigPublish(request) => publish(server, &request).await,
         Request::ConfigRemove(request) => {
             let key = Key::new(&request.tenant, &request.group, &request.data_id);
-            server.configs.remove(&key);
+            server.configs.remove(&key).await?;
             Ok(Response::ConfigRemove(Nothing {}))
         }
         Request::ConfigBatchListen(request) => listen(server, id, &request),
@@ -372,14 +372,15 @@ fn config(server: &Server, request: &ConfigKey) -> Result<Response, Refusal> {
     }))
 }
 
-fn publish(server: &Server, request: &ConfigPublishRequest) -> Result<Response, Refusal> {
+async fn publish(server: &Server, request: &ConfigPublishRequest) -> Result<Response, Refusal> {
     let key = Key::new(&request.tenant, &request.group, &request.data_id);
     let kind = request.addition_map.get("type");
     let kind = kind.map(String::as_str).unwrap_or_default();
     let expected = Some(request.cas_md5.as_str()).filter(|md5| !md5.is_empty());
     server
         .configs
-        .publish(&key, &request.content, kind, expected)?;
+        .publish(&key, &request.content, kind, expected)
+        .await?;
     Ok(Response::ConfigPublish(Nothing {}))
 }
 

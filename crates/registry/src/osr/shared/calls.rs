@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::super::{Answer, Command, Done, Pending};
 use super::Shared;
 use super::keys::{Key, Keys};
@@ -87,6 +89,9 @@ impl Shared {
                 self.put_interface(&interface, answer, client)
             }
             Command::RemoveInterface(key, answer) => self.remove_interface(key, answer, client),
+            Command::SetDocument(name, value, answer) => {
+                Some(self.set_document(&name, value, answer, client))
+            }
             Command::Restore(instances, interfaces, answer) => {
                 self.restore(&instances, &interfaces, answer, client)
             }
@@ -372,6 +377,26 @@ impl Shared {
             let pending = Pending::Interface(answer, true);
             (pending, revision.map_err(Undone::Store))
         }))
+    }
+
+    fn set_document(
+        &self,
+        name: &Arc<str>,
+        value: Option<Bytes>,
+        answer: Answer<()>,
+        client: Client,
+    ) -> Call {
+        let key = self.keys.name(&Key::Document(name.clone()));
+        let put = value.map(|value| Put::document(&self.keys, name, &value));
+        Box::pin(async move {
+            let done = match put {
+                Some(put) => writes::put_all(&client, vec![put]).await,
+                None => writes::delete(&client, key, None)
+                    .await
+                    .map(Option::unwrap_or_default),
+            };
+            (Pending::Document(answer), done.map_err(Undone::Store))
+        })
     }
 
     fn restore(

@@ -58,6 +58,7 @@ impl Shared {
                     }
                     Key::Session(id) => self.end_session(id, kv.mod_revision),
                     Key::Interface(key) => self.interfaces.remove(&key),
+                    Key::Document(name) => self.documents.remove(&name),
                 }
                 continue;
             }
@@ -68,6 +69,7 @@ impl Shared {
                 }
                 Ok(Said::Session(id, session)) => self.begin_session(id, session),
                 Ok(Said::Interface(interface)) => drop(self.interfaces.put(*interface)),
+                Ok(Said::Document(name, value)) => self.documents.put(name, value),
                 Err(reason) => records::skipped(&key, &reason),
             }
         }
@@ -182,6 +184,7 @@ impl Shared {
             self.begin_session(id, session);
         }
         self.interfaces.replace(picture.interfaces);
+        self.documents.replace(picture.documents);
         let (mut instances, mut words) =
             (Vec::with_capacity(picture.records.len()), Words::default());
         for (reference, record) in picture.records {

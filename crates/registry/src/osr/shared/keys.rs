@@ -1,6 +1,8 @@
-//! The names of keys below the prefix: `store`, the name of the data; `instances/…`; `sessions/…`; `interfaces/…`; and
+//! The names of keys below the prefix: `store`, the name of the data; `instances/…`; `sessions/…`; `interfaces/…`; `documents/…`; and
 //! `deregistered`, which is put in every transaction that takes instances out on request, so that whoever watches tells that
 //! from the end of a lease.
+
+use std::sync::Arc;
 
 use super::EtcdStore;
 use crate::interfaces::InterfaceKey;
@@ -11,6 +13,7 @@ use crate::store::{interface_key, key_of, reference_of};
 const INSTANCES: &str = "instances";
 const SESSIONS: &str = "sessions";
 const INTERFACES: &str = "interfaces";
+const DOCUMENTS: &str = "documents";
 
 /// What a key is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,7 @@ pub(super) enum Key {
     Instance(InstanceRef),
     Session(SessionId),
     Interface(InterfaceKey),
+    Document(Arc<str>),
 }
 
 /// The names of keys.
@@ -38,6 +42,7 @@ impl Keys {
             Key::Instance(reference) => (INSTANCES, key_of(reference)),
             Key::Session(id) => (SESSIONS, id.to_string()),
             Key::Interface(key) => (INTERFACES, interface_key(key)),
+            Key::Document(name) => (DOCUMENTS, name.to_string()),
         };
         format!("{}/{section}/{name}", self.prefix).into_bytes()
     }
@@ -50,6 +55,7 @@ impl Keys {
             INSTANCES => reference_of(name).map(Key::Instance),
             SESSIONS => name.parse().ok().map(Key::Session),
             INTERFACES => InterfaceKey::from_words(name, '\0').map(Key::Interface),
+            DOCUMENTS => Some(Key::Document(name.into())),
             _ => None,
         }
     }
@@ -68,13 +74,14 @@ impl Keys {
     }
 
     /// The keys of each kind.
-    pub(super) fn sections(&self) -> [Range; 3] {
+    pub(super) fn sections(&self) -> [Range; 4] {
         let section = |name, page| Range::below(&format!("{}/{name}", self.prefix), page);
         [
             section(SESSIONS, 2000),
             section(INSTANCES, 2000),
-            // A description may have hundreds of kilobytes.
+            // A description may have hundreds of kilobytes, a document more than a megabyte.
             section(INTERFACES, 50),
+            section(DOCUMENTS, 20),
         ]
     }
 }
@@ -120,6 +127,7 @@ mod tests {
                 version: "1.0".into(),
                 group: "".into(),
             }),
+            Key::Document("nacos/a\0b".into()),
         ] {
             assert_eq!(keys().read(&keys().name(&key)), Some(key));
         }
@@ -132,7 +140,7 @@ mod tests {
         #[test]
         fn no_bytes_do_harm(bytes: Vec<u8>, text: String) {
             let _ = keys().read(&bytes);
-            for section in [INSTANCES, SESSIONS, INTERFACES] {
+            for section in [INSTANCES, SESSIONS, INTERFACES, DOCUMENTS] {
                 let _ = keys().read(format!("/p/{section}/{text}").as_bytes());
             }
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::mesh::registry::v1 as pb;
+use bytes::Bytes;
 use prost::Message;
 
 use super::keys::{Key, Keys};
@@ -54,6 +55,7 @@ pub(super) enum Said {
     Instance(InstanceRef, Record),
     Session(SessionId, Session),
     Interface(Box<Interface>),
+    Document(Arc<str>, Bytes),
 }
 
 /// Reads what a key says; an error says what is wrong with it.
@@ -65,6 +67,7 @@ pub(super) fn said(key: Key, kv: &KeyValue, limits: &Limits) -> Result<Said, Str
         }
         Key::Session(id) => Said::Session(id, session(kv)?),
         Key::Interface(key) => Said::Interface(Box::new(interface(key, kv, limits)?)),
+        Key::Document(name) => Said::Document(name, Bytes::copy_from_slice(&kv.value)),
     })
 }
 
@@ -124,6 +127,7 @@ pub(super) struct Picture {
     pub(super) records: HashMap<InstanceRef, Record>,
     pub(super) sessions: Vec<(SessionId, Session)>,
     pub(super) interfaces: Vec<Interface>,
+    pub(super) documents: Vec<(Arc<str>, Bytes)>,
 }
 
 /// Reads everything.
@@ -138,6 +142,7 @@ pub(super) async fn read(
         records: HashMap::new(),
         sessions: Vec::new(),
         interfaces: Vec::new(),
+        documents: Vec::new(),
     };
     for section in keys.sections() {
         let mut key = section.first;
@@ -164,6 +169,7 @@ pub(super) async fn read(
                     }
                     Ok(Said::Session(id, session)) => picture.sessions.push((id, session)),
                     Ok(Said::Interface(interface)) => picture.interfaces.push(*interface),
+                    Ok(Said::Document(name, value)) => picture.documents.push((name, value)),
                     Err(reason) => skipped(&key, &reason),
                 }
             }

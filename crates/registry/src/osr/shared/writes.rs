@@ -1,6 +1,7 @@
 //! What is written to etcd: as many steps as fit into one transaction at a time.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -41,6 +42,14 @@ impl Put {
         Put {
             key: keys.name(&Key::Interface(interface.key.clone())),
             value: interface.packed().to_vec(),
+            ttl: None,
+        }
+    }
+
+    pub(super) fn document(keys: &Keys, name: &Arc<str>, value: &[u8]) -> Put {
+        Put {
+            key: keys.name(&Key::Document(name.clone())),
+            value: value.to_vec(),
             ttl: None,
         }
     }
