@@ -15,7 +15,9 @@ struct Part<'a> {
 }
 
 fn spec(manifest: &str) -> Value {
-    let path = testkit::programs::workspace().join("deploy/crds").join(manifest);
+    let path = testkit::programs::workspace()
+        .join("deploy/crds")
+        .join(manifest);
     let text = std::fs::read_to_string(&path).expect("a manifest");
     let crd: Value = serde_saphyr::from_str(&text).expect("YAML");
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()

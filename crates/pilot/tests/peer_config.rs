@@ -71,7 +71,10 @@ impl Running {
     async fn source(&self, name: &str) -> Result<Option<Value>> {
         let all = self.json("/debug/registries").await?;
         let sources = all["sources"].as_array().context("no sources")?;
-        Ok(sources.iter().find(|source| source["name"] == name).cloned())
+        Ok(sources
+            .iter()
+            .find(|source| source["name"] == name)
+            .cloned())
     }
 
     async fn until<T>(
@@ -167,7 +170,10 @@ fn source(server: &Kubernetes, spec: &Value) -> Result<()> {
         "apiVersion": "mesh.sofastack.io/v1alpha1", "kind": "RegistrySource",
         "metadata": {"name": "nacos", "namespace": "shop"}, "spec": spec,
     });
-    server.apply(&format!("{MESH}/registrysources/nacos"), &object.to_string())?;
+    server.apply(
+        &format!("{MESH}/registrysources/nacos"),
+        &object.to_string(),
+    )?;
     Ok(())
 }
 
@@ -232,9 +238,18 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
             "exactly one registry",
         ),
         (json!({"nacos": {"servers": []}}), "spec.nacos.servers"),
-        (json!({"nacos": {"servers": ["a:1"], "protocol": "udp"}}), "spec.nacos.protocol"),
-        (json!({"files": {"folder": "/a"}, "staleTimeout": "soon"}), "spec.staleTimeout"),
-        (json!({"files": {"folder": "/a", "colour": "red"}}), "colour"),
+        (
+            json!({"nacos": {"servers": ["a:1"], "protocol": "udp"}}),
+            "spec.nacos.protocol",
+        ),
+        (
+            json!({"files": {"folder": "/a"}, "staleTimeout": "soon"}),
+            "spec.staleTimeout",
+        ),
+        (
+            json!({"files": {"folder": "/a", "colour": "red"}}),
+            "colour",
+        ),
     ] {
         let error = source(&server, &spec).expect_err(expected).to_string();
         ensure!(error.contains(expected), "{error}");
@@ -253,7 +268,9 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
     };
     let missing = "RegistrySource shop/nacos: spec.nacos.login.passwordSecret: Secret shop/login is not there";
     pilot
-        .until("the Secret is named", async |pilot| problem(pilot, missing).await)
+        .until("the Secret is named", async |pilot| {
+            problem(pilot, missing).await
+        })
         .await?;
     secret(&server, &json!({"word": "wrong-word"}))?;
     let refused = pilot
@@ -270,18 +287,29 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
     };
     let first = pilot.until("it is connected", connected).await?;
     let pages = pilot.page("/debug/configz").await?.1 + &pilot.page("/debug/invalidz").await?.1;
-    ensure!(pages.contains("shop") && !pages.contains("-word"), "{pages}");
+    ensure!(
+        pages.contains("shop") && !pages.contains("-word"),
+        "{pages}"
+    );
 
     // What the schema takes and pilot does not is named, and the last good one stays.
-    source(&server, &json!({"nacos": {"servers": ["no-port"], "login": login}}))?;
+    source(
+        &server,
+        &json!({"nacos": {"servers": ["no-port"], "login": login}}),
+    )?;
     let wrong = "RegistrySource shop/nacos: spec.nacos.servers[0]";
     pilot
-        .until("the problem is named", async |pilot| problem(pilot, wrong).await)
+        .until("the problem is named", async |pilot| {
+            problem(pilot, wrong).await
+        })
         .await?;
     let still = pilot.until("it is connected", connected).await?;
     ensure!(still["sessions"] == first["sessions"], "{still}");
     let text = pilot.page("/debug/invalidz").await?.1;
-    ensure!(text.contains("its last good version stays in force"), "{text}");
+    ensure!(
+        text.contains("its last good version stays in force"),
+        "{text}"
+    );
     source(&server, &good)?;
     pilot
         .until("the problem is gone", async |pilot| {
@@ -291,7 +319,11 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
         .await?;
 
     // A kind that is installed later, in whatever version.
-    define(&server, "serviceentries.networking.istio.io", SERVICE_ENTRIES)?;
+    define(
+        &server,
+        "serviceentries.networking.istio.io",
+        SERVICE_ENTRIES,
+    )?;
     testkit::wait::until_ok("a ServiceEntry", LIMIT, || service_entry(&server, "first"))?;
     pilot.has_config("first").await?;
 
@@ -304,7 +336,10 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
     };
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        ensure!(is_ready(&second).await?.is_none(), "ready without configuration");
+        ensure!(
+            is_ready(&second).await?.is_none(),
+            "ready without configuration"
+        );
     }
     ensure!(connected(&pilot).await?.is_some(), "not connected");
     pilot.has_config("first").await?;

@@ -275,7 +275,12 @@ impl Writing<'_> {
             group: registration.group,
             service: registration.service,
         };
-        Ok((place, registration.host))
+        // The request says it; r-nacos would take an instance's own word for it, where Nacos' client says nothing.
+        let host = Host {
+            service_name: String::new(),
+            ..registration.host
+        };
+        Ok((place, host))
     }
 
     async fn say(&mut self, id: &Arc<str>, result: Result<(), String>) {
