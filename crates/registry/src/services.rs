@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::model::{Instance, InstanceRef, Selector, ServiceKey};
 
@@ -33,22 +33,28 @@ impl Service {
 
 type Shard = BTreeMap<ServiceKey, Arc<Service>>;
 
+/// Pictures of nothing share one.
+static EMPTY: LazyLock<Arc<[Arc<Shard>]>> =
+    LazyLock::new(|| std::iter::repeat_n(Arc::new(Shard::new()), SHARDS).collect());
+
 /// All services at one revision.
 #[derive(Clone, Debug)]
 pub struct Services {
     /// The registry's revision of which this is the picture.
     pub revision: u64,
     shards: Arc<[Arc<Shard>]>,
+    /// A bit for each shard that is not empty.
+    occupied: [u64; SHARDS / 64],
     services: usize,
     instances: usize,
 }
 
 impl Default for Services {
     fn default() -> Services {
-        let empty = Arc::new(Shard::new());
         Services {
             revision: 0,
-            shards: vec![empty; SHARDS].into(),
+            shards: EMPTY.clone(),
+            occupied: [0; SHARDS / 64],
             services: 0,
             instances: 0,
         }
@@ -83,7 +89,17 @@ impl Services {
 
     /// All services, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.shards.iter().flat_map(|shard| shard.values())
+        let words = self.occupied.iter().enumerate();
+        let bits = words.flat_map(|(at, word)| {
+            let first = (*word != 0).then_some(*word);
+            let words = std::iter::successors(first, |left| {
+                let rest = left & (left - 1);
+                (rest != 0).then_some(rest)
+            });
+            words.map(move |left| at * 64 + left.trailing_zeros() as usize)
+        });
+        let shards = bits.filter_map(|shard| self.shards.get(shard));
+        shards.flat_map(|shard| shard.values())
     }
 
     /// The picture in which these services are as given; `None` has no instances.
@@ -94,9 +110,16 @@ impl Services {
     ) -> Services {
         let mut next = self.clone();
         next.revision = revision;
+        let is_new = |key: &ServiceKey, service: &Option<Arc<Service>>| {
+            service.is_some() || self.get(key).is_some()
+        };
+        if !services.iter().any(|(key, service)| is_new(key, service)) {
+            return next;
+        }
         let mut shards = next.shards.to_vec();
         for (key, service) in services {
-            let Some(shard) = shards.get_mut(shard_of(&key)) else {
+            let at = shard_of(&key);
+            let Some(shard) = shards.get_mut(at) else {
                 continue;
             };
             let new = service.as_ref().map_or(0, |s| s.instances.len());
@@ -106,6 +129,7 @@ impl Services {
                 None if shard.contains_key(&key) => Arc::make_mut(shard).remove(&key),
                 None => None,
             };
+            note(&mut next.occupied, at, shard);
             let old = before.as_ref().map_or(0, |s| s.instances.len());
             next.instances = next.instances + new - old;
             next.services = next.services + usize::from(exists) - usize::from(before.is_some());
@@ -116,8 +140,11 @@ impl Services {
 
     /// The services that differ from those of an earlier picture; what both share costs nothing.
     pub(crate) fn changed_since(&self, before: &Services) -> Vec<ServiceKey> {
-        let shards = self.shards.iter().zip(before.shards.iter());
         let mut changed = Vec::new();
+        if Arc::ptr_eq(&self.shards, &before.shards) {
+            return changed;
+        }
+        let shards = self.shards.iter().zip(before.shards.iter());
         for (now, then) in shards.filter(|(now, then)| !Arc::ptr_eq(now, then)) {
             let differs = |key: &ServiceKey| match (now.get(key), then.get(key)) {
                 (Some(now), Some(then)) => !Arc::ptr_eq(now, then),
@@ -149,6 +176,18 @@ fn shard_of(key: &ServiceKey) -> usize {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0)
+}
+
+/// Notes whether a shard is empty.
+fn note(occupied: &mut [u64; SHARDS / 64], at: usize, shard: &Shard) {
+    if let Some(word) = occupied.get_mut(at / 64) {
+        let bit = 1 << (at % 64);
+        *word = if shard.is_empty() {
+            *word & !bit
+        } else {
+            *word | bit
+        };
+    }
 }
 
 /// The next picture while it is drawn: shards and services are copied when they are first touched.
@@ -232,22 +271,23 @@ impl Draft {
         }
         let mut shards = services.shards.to_vec();
         for (key, instances) in touched {
-            let Some(shard) = shards.get_mut(shard_of(&key)) else {
+            let at = shard_of(&key);
+            let Some(shard) = shards.get_mut(at) else {
                 continue;
             };
             let shard = Arc::make_mut(shard);
-            let was_there = if instances.is_empty() {
+            if instances.is_empty() {
                 let removed = shard.remove(&key).is_some();
                 services.services -= usize::from(removed);
-                continue;
             } else {
                 let service = Service {
                     key: key.clone(),
                     instances: instances.into(),
                 };
-                shard.insert(key, Arc::new(service)).is_some()
-            };
-            services.services += usize::from(!was_there);
+                let was_there = shard.insert(key, Arc::new(service)).is_some();
+                services.services += usize::from(!was_there);
+            }
+            note(&mut services.occupied, at, shard);
         }
         services.shards = shards.into();
         services
@@ -294,5 +334,12 @@ mod tests {
         assert_eq!((first.len(), first.instances()), (2, 3));
         assert_eq!((second.len(), second.instances()), (1, 2));
         assert!(second.get(&ServiceKey::new("bolt", "b")).is_none());
+        let names = |services: &Services| {
+            let mut names: Vec<_> = services.iter().map(|s| s.key.name.to_string()).collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!((names(&first), names(&second)), ("a b".into(), "a".into()));
+        assert_eq!(second.changed_since(&first), [ServiceKey::new("bolt", "b")]);
     }
 }

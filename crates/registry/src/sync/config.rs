@@ -8,6 +8,7 @@ use base::FieldError;
 use serde::{Deserialize, Serialize};
 
 use crate::model::OWN_ORIGIN;
+use crate::namespace::{DEFAULT_NAMESPACE, Namespace};
 use crate::registry_source::ConfigDuration;
 use crate::source::ORIGIN_MARK;
 use crate::sync::pattern::Pattern;
@@ -16,7 +17,7 @@ use crate::sync::rule::{Leg, Meant, MetadataChange, Renaming, Sources, SyncRule,
 /// Word for every source.
 const ALL: &str = "*";
 pub(crate) const ORPHAN_HOLD: Duration = Duration::from_secs(120);
-const WRITES_PER_SECOND: u32 = 1000;
+pub(crate) const WRITES_PER_SECOND: u32 = 1000;
 const WEIGHT_MAX: u32 = 65_535;
 const PERCENT_MAX: u32 = 100_000;
 
@@ -95,6 +96,9 @@ pub struct ServicesSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MatchSpec {
+    /// The namespace. Without it `include` means the default one, `exclude` and the naming map mean all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// The service's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -119,6 +123,9 @@ pub struct NamingSpec {
     /// Which instances.
     #[serde(rename = "match")]
     pub matches: MatchSpec,
+    /// The new namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// The new name; `*` in it stands for what the only `*` of the matching name stood for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -261,6 +268,7 @@ impl MatchSpec {
         let labels = self.labels.iter();
         let labels = labels.map(|(key, value)| (key.as_str().into(), Pattern::new(value)));
         Meant {
+            namespace: pattern(&self.namespace),
             name: pattern(&self.name),
             protocol: pattern(&self.protocol),
             version: pattern(&self.version),
@@ -294,8 +302,14 @@ impl NamingSpec {
                 return Err(FieldError::at(field, "must be a word without `*`"));
             }
         }
+        let namespace = self.namespace.as_deref();
+        if namespace.is_some_and(|name| name.is_empty() || name.contains('*')) {
+            let message = format!("must be a word without `*`, as {DEFAULT_NAMESPACE}");
+            return Err(FieldError::at("namespace", message));
+        }
         Ok(Renaming {
             meant,
+            namespace: namespace.map(Namespace::new),
             name,
             version: self.version.as_deref().map(Arc::from),
             group: self.group.as_deref().map(Arc::from),
@@ -320,6 +334,13 @@ impl NamingSpec {
             spec.name = Some(known.to_owned());
         }
         for (field, new, known, matches, back) in [
+            (
+                "namespace",
+                &self.namespace,
+                &self.matches.namespace,
+                &mut spec.matches.namespace,
+                &mut spec.namespace,
+            ),
             (
                 "version",
                 &self.version,

@@ -13,6 +13,8 @@ use crate::sync::record::{Record, Verdict};
 use crate::sync::state::{Step, Target};
 use crate::sync::status::{CopyName, RuleStatus, TargetStatus};
 
+/// Why something has no place in a registry.
+const NO_NAMESPACES: &str = "the registry knows no namespaces: the naming map has to say `namespace: default`, and perhaps another name";
 /// When writes wait for their turn, until the next look.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -145,6 +147,11 @@ impl Round<'_> {
         // A copy of this mesh beside it has to be remembered before it can go.
         if !is_ours && (present.is_unmarked() || present.foreign.is_some()) {
             rule.already_there += 1;
+            return;
+        }
+        if !candidate.copy.service.namespace.is_default() {
+            let id = &candidate.copy.id;
+            self.status.fail(id, NO_NAMESPACES);
             return;
         }
         if candidate.dry_run {

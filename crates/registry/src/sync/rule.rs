@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Instance, ServiceKey};
+use crate::namespace::Namespace;
 use crate::source::ORIGIN_MARK;
 use crate::sync::pattern::Pattern;
 
@@ -62,6 +63,7 @@ impl Sources {
 /// Which instances are meant; `None` matches everything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Meant {
+    pub(crate) namespace: Option<Pattern>,
     pub(crate) name: Option<Pattern>,
     pub(crate) protocol: Option<Pattern>,
     pub(crate) version: Option<Pattern>,
@@ -74,7 +76,14 @@ impl Meant {
         let fits = |pattern: &Option<Pattern>, text: &str| {
             pattern.as_ref().is_none_or(|pattern| pattern.matches(text))
         };
-        fits(&self.name, &key.name) && fits(&self.protocol, &key.protocol)
+        fits(&self.namespace, key.namespace.as_str())
+            && fits(&self.name, &key.name)
+            && fits(&self.protocol, &key.protocol)
+    }
+
+    /// The same as something that is included: without a pattern only what is in the default namespace.
+    fn includes_service(&self, key: &ServiceKey) -> bool {
+        (self.namespace.is_some() || key.namespace.is_default()) && self.matches_service(key)
     }
 
     fn matches(&self, instance: &Instance) -> bool {
@@ -95,14 +104,15 @@ impl Meant {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Renaming {
     pub(crate) meant: Meant,
+    pub(crate) namespace: Option<Namespace>,
     pub(crate) name: Option<Pattern>,
     pub(crate) version: Option<Arc<str>>,
     pub(crate) group: Option<Arc<str>>,
 }
 
 impl Renaming {
-    /// The names of an instance, if it is meant.
-    fn apply(&self, instance: &Instance) -> Option<(Arc<str>, Arc<str>, Arc<str>)> {
+    /// An instance under its new names, if it is meant.
+    fn apply(&self, instance: &Instance) -> Option<Instance> {
         if !self.meant.matches(instance) {
             return None;
         }
@@ -114,9 +124,19 @@ impl Renaming {
                 name.fill(star.flatten().unwrap_or(known)).into()
             }
         };
+        let namespace = self.namespace.as_ref();
         let version = self.version.as_ref().unwrap_or(&instance.version);
         let group = self.group.as_ref().unwrap_or(&instance.group);
-        Some((name, version.clone(), group.clone()))
+        Some(Instance {
+            service: ServiceKey {
+                namespace: namespace.unwrap_or(&instance.service.namespace).clone(),
+                name,
+                ..instance.service.clone()
+            },
+            version: version.clone(),
+            group: group.clone(),
+            ..instance.clone()
+        })
     }
 }
 
@@ -137,11 +157,12 @@ pub(crate) enum Weight {
 }
 
 impl SyncRule {
-    /// Whether it may mean instances of a service: of the default namespace, because other registries know none of the others.
+    /// Whether it may mean instances of a service: of the default namespace, where none is named.
     pub(crate) fn means_service(&self, key: &ServiceKey) -> bool {
-        let included =
-            self.include.is_empty() || self.include.iter().any(|meant| meant.matches_service(key));
-        included && key.namespace.is_default()
+        match self.include.is_empty() {
+            true => key.namespace.is_default(),
+            false => self.include.iter().any(|meant| meant.includes_service(key)),
+        }
     }
 
     /// Whether it means an instance in its present state.
@@ -149,24 +170,21 @@ impl SyncRule {
         if !instance.healthy && (self.only_healthy || !can_be_down(&instance.service.protocol)) {
             return false;
         }
-        let included = self.include.is_empty() || self.include.iter().any(|m| m.matches(instance));
-        instance.service.namespace.is_default()
-            && included
-            && !self.exclude.iter().any(|meant| meant.matches(instance))
+        let service = &instance.service;
+        let mut include = self.include.iter();
+        let included = match self.include.is_empty() {
+            true => service.namespace.is_default(),
+            false => {
+                include.any(|meant| meant.includes_service(service) && meant.matches(instance))
+            }
+        };
+        included && !self.exclude.iter().any(|meant| meant.matches(instance))
     }
 
     /// The copy of an instance; its id is for the caller to set.
     pub(crate) fn copy(&self, leg: &Leg, instance: &Instance, mark: &str) -> Instance {
-        let names = leg.names.iter().find_map(|naming| naming.apply(instance));
-        let (name, version, group) = names.unwrap_or_else(|| {
-            let Instance {
-                service,
-                version,
-                group,
-                ..
-            } = instance;
-            (service.name.clone(), version.clone(), group.clone())
-        });
+        let named = leg.names.iter().find_map(|naming| naming.apply(instance));
+        let named = named.unwrap_or_else(|| instance.clone());
         let kept = instance.metadata.iter().filter_map(|(key, value)| {
             let dropped = self
                 .metadata
@@ -185,18 +203,12 @@ impl SyncRule {
         // Of a key that comes twice the last counts: the mark.
         let metadata = kept.chain(set).chain([(ORIGIN_MARK, mark)]).collect();
         Instance {
-            service: ServiceKey {
-                name,
-                ..instance.service.clone()
-            },
             id: "".into(),
-            version,
-            group,
             weight: self.weight.of(instance.weight),
             metadata,
             ttl: None,
             revision: 0,
-            ..instance.clone()
+            ..named
         }
     }
 }
@@ -220,4 +232,46 @@ impl Weight {
 /// Whether what registries hold of a protocol can say that an instance is down: what cannot must not be there then.
 fn can_be_down(protocol: &str) -> bool {
     protocol != "bolt"
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{Instance, ServiceKey};
+    use crate::namespace::Namespace;
+    use crate::sync::config::RegistrySync;
+    use serde_json::{Value, json};
+
+    fn names(services: &Value, naming_map: &Value, namespace: &str) -> Option<String> {
+        let spec =
+            json!({"from": "osr", "to": "zk", "services": services, "namingMap": naming_map});
+        let spec: RegistrySync = serde_json::from_value(spec).unwrap();
+        let rule = spec.compile("one").unwrap();
+        let key = ServiceKey::within(Namespace::new(namespace), "dubbo", "com.foo.Bar");
+        let instance = Instance::new(key.clone(), "10.0.0.1", 20880);
+        assert!(rule.means_service(&key) || !rule.means(&instance));
+        let copy = rule.copy(&rule.legs[0], &instance, "mesh/osr");
+        rule.means(&instance).then(|| copy.service.to_string())
+    }
+
+    #[test]
+    fn namespaces_are_meant_when_they_are_named() {
+        let all = json!({"include": [{"namespace": "*"}]});
+        let teams =
+            json!({"include": [{"namespace": "team-*"}], "exclude": [{"namespace": "team-b"}]});
+        let none = json!([]);
+        let to_default = json!([{"match": {"namespace": "team-*"}, "namespace": "default"}]);
+        for (services, naming_map, namespace, expected) in [
+            (&json!({}), &none, "default", Some("dubbo/com.foo.Bar")),
+            (&json!({}), &none, "team-a", None),
+            (&json!({"include": [{"name": "*"}]}), &none, "team-a", None),
+            (&all, &none, "team-a", Some("team-a:dubbo/com.foo.Bar")),
+            (&all, &to_default, "team-a", Some("dubbo/com.foo.Bar")),
+            (&teams, &to_default, "team-a", Some("dubbo/com.foo.Bar")),
+            (&teams, &to_default, "team-b", None),
+            (&teams, &to_default, "default", None),
+        ] {
+            let found = names(services, naming_map, namespace);
+            assert_eq!(found.as_deref(), expected, "{services} {namespace}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::hub::{SourceView, View};
 use crate::model::{Instance, OWN_ORIGIN};
 use crate::source::{ORIGIN_MARK, Wanted};
 use crate::sync::budget::Budget;
-use crate::sync::config::ORPHAN_HOLD;
+use crate::sync::config::{ORPHAN_HOLD, WRITES_PER_SECOND};
 use crate::sync::endpoint::{Endpoint, ServiceId};
 use crate::sync::index::{Index, There, Whose};
 use crate::sync::owned::{OwnedChange, OwnedCopy};
@@ -384,9 +384,9 @@ impl SyncState {
         let all_read = sources.all(|(name, source)| !feeds(name) || source.synced);
         let hold = (self.mesh.as_ref(), self.hold(round.name));
         let rate = rules.iter().map(|(rule, _)| rule.writes_per_second).min();
-        if let Some(rate) = rate {
-            round.target.budget.fill(rate, round.now);
-        }
+        // What no rule leads to any longer has to be taken out too.
+        let rate = rate.unwrap_or(WRITES_PER_SECOND);
+        round.target.budget.fill(rate, round.now);
         let index = self.indexes.get(round.name);
         let nothing = There::default();
         let mut records = std::mem::take(&mut round.target.records);

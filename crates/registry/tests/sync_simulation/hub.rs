@@ -147,6 +147,11 @@ impl Hub {
         self.is_dirty = true;
     }
 
+    pub(crate) fn set_rules(&mut self, rules: &Arc<[SyncRule]>, now: Instant) {
+        self.sync.set_rules(rules.clone(), now);
+        self.is_dirty = true;
+    }
+
     /// Lets the adapters and then the state machines do something.
     pub(crate) fn tick(
         &mut self,

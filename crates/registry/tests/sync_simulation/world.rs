@@ -59,6 +59,12 @@ pub(crate) struct World {
     leader: Option<usize>,
     /// Who becomes leader, and when.
     elected: Option<(usize, Instant)>,
+    /// The two hubs of the mesh that see who leads.
+    see_lease: [bool; 2],
+    /// When a hub's entry last lapsed, of which mesh.
+    lapsed: BTreeMap<(usize, Place), (&'static str, Instant)>,
+    /// When the rules last changed.
+    ruled: Instant,
     /// A mark was lost while a hub may not have known whose it was.
     is_confused: bool,
     pub(crate) history: Vec<String>,
@@ -66,7 +72,7 @@ pub(crate) struct World {
 }
 
 fn rules(rng: &mut Rng) -> (Arc<[SyncRule]>, Vec<BTreeSet<usize>>) {
-    let legs: &[(&str, &str, &str)] = match rng.u8(..4) {
+    let legs: &[(&str, &str, &str)] = match rng.u8(..5) {
         0 => &[("*", "*", "oneWay")],
         1 => &[("a", "b", "both"), ("b", "c", "both")],
         2 => &[
@@ -74,6 +80,7 @@ fn rules(rng: &mut Rng) -> (Arc<[SyncRule]>, Vec<BTreeSet<usize>>) {
             ("b", "c", "oneWay"),
             ("c", "a", "oneWay"),
         ],
+        3 => &[("a", "b", "oneWay"), ("b", "c", "oneWay")],
         _ => &[("a", "b", "both"), ("a", "c", "oneWay")],
     };
     let rule = |(at, (from, to, direction)): (usize, &(&str, &str, &str))| {
@@ -150,6 +157,9 @@ impl World {
             rules,
             leader: None,
             elected: Some((0, now)),
+            see_lease: [true; 2],
+            lapsed: BTreeMap::new(),
+            ruled: now,
             is_confused: false,
             history: vec![format!("seed {seed}")],
             broken: None,
@@ -192,19 +202,23 @@ impl World {
     fn elect(&mut self) {
         if let Some((hub, at)) = self.elected
             && at <= self.now
-            && self.hubs[hub].up
         {
             self.elected = None;
+            if !(self.hubs[hub].up && self.see_lease[hub]) {
+                return;
+            }
             self.leader = Some(hub);
             self.note(|| format!("hub {hub} leads"));
             self.hubs[hub].set_role(Role::Leader, self.now);
-            self.hubs[1 - hub].set_role(Role::Follower, self.now);
+            if self.see_lease[1 - hub] {
+                self.hubs[1 - hub].set_role(Role::Follower, self.now);
+            }
         }
         if self.leader.is_some_and(|leader| !self.hubs[leader].up) {
             self.leader = None;
         }
         if self.leader.is_none() && self.elected.is_none() {
-            let hub = usize::from(!self.hubs[0].up);
+            let hub = usize::from(!(self.hubs[0].up && self.see_lease[0]));
             self.elected = Some((hub, self.now + Duration::from_secs(self.rng.u64(1..6))));
         }
     }
@@ -251,6 +265,8 @@ impl World {
                     continue;
                 };
                 if let Owner::Hub { hub, .. } = entry.owner {
+                    let lapsed = (self.hubs[hub].mesh, self.now);
+                    self.lapsed.insert((at, place(&entry.instance)), lapsed);
                     self.check_lapsed(at, hub, &place(&entry.instance));
                 }
             }
@@ -261,7 +277,8 @@ impl World {
     fn living(&self, at: usize, place: &Place) -> Option<&App> {
         let app = self.apps.iter().find(|app| app.place() == *place)?;
         let feeds = |from: &usize| *from == at || self.feeds[at].contains(from);
-        let steady = app.left.is_none_or(|left| left + NEWS < self.now);
+        let steady = app.left.is_none_or(|left| left + NEWS < self.now)
+            && (self.ruled == self.start || self.ruled + NEWS < self.now);
         (app.alive && steady && app.present.keys().any(feeds)).then_some(app)
     }
 
@@ -284,7 +301,11 @@ impl World {
         let lives = self
             .living(gone.registry, &gone.place)
             .is_some_and(|app| app.present.iter().any(knows));
-        let broken = is_last && !self.is_confused && lives;
+        // Nor does he know of the end of another mesh's copy, to which his gives way, in the moment in which it lapses.
+        let lapsed = self.lapsed.get(&(gone.registry, gone.place.clone()));
+        let gave_way = lapsed
+            .is_some_and(|(mesh, at)| *mesh < self.hubs[gone.by].mesh && *at + NEWS >= self.now);
+        let broken = is_last && !self.is_confused && lives && !gave_way;
         self.note(|| text.clone());
         if broken {
             self.break_law(format!("{text}, which lives"));
@@ -348,7 +369,7 @@ impl World {
 
     /// Something happens.
     pub(crate) fn happen(&mut self) {
-        match self.rng.u8(..24) {
+        match self.rng.u8(..26) {
             0..=5 => self.app_starts_or_ends(),
             6..=8 => self.app_changes(),
             9..=10 => self.app_moves(),
@@ -356,6 +377,8 @@ impl World {
             15..=17 => self.line_breaks_or_heals(),
             18..=19 => self.hub_dies_or_starts(),
             20..=21 => self.leader_changes(),
+            22 => self.lease_is_seen_or_not(),
+            23 => self.rules_change(),
             _ => self.mark_is_lost(),
         }
     }
@@ -482,7 +505,7 @@ impl World {
         hub.start(&self.registries, &rules, now);
         if number == 2 {
             hub.set_role(Role::Leader, now);
-        } else if self.leader.is_some() {
+        } else if self.leader.is_some() && self.see_lease[number] {
             hub.set_role(Role::Follower, now);
         }
         self.note(|| format!("hub {number} starts"));
@@ -495,9 +518,41 @@ impl World {
         let now = self.now;
         self.hubs[leader].set_role(Role::Unknown, now);
         let next = if self.rng.bool() { 1 - leader } else { leader };
-        let next = if self.hubs[next].up { next } else { leader };
+        let can_lead = self.hubs[next].up && self.see_lease[next];
+        let next = if can_lead { next } else { leader };
         self.elected = Some((next, now + Duration::from_secs(self.rng.u64(1..8))));
         self.note(|| format!("hub {leader} no longer leads"));
+    }
+
+    /// A hub is cut off from where the lease is, or no longer.
+    fn lease_is_seen_or_not(&mut self) {
+        let hub = self.rng.usize(..2);
+        self.see_lease[hub] = !self.see_lease[hub];
+        let sees = self.see_lease[hub];
+        self.note(|| format!("hub {hub} sees the lease: {sees}"));
+        match self.leader {
+            Some(leader) if sees && self.hubs[hub].up && leader != hub => {
+                self.hubs[hub].set_role(Role::Follower, self.now);
+            }
+            Some(leader) if !sees && leader == hub => {
+                self.leader = None;
+                let later = self.now + Duration::from_secs(self.rng.u64(2..8));
+                self.elected = Some((1 - hub, later));
+                self.hubs[hub].set_role(Role::Unknown, self.now);
+            }
+            _ if !sees => self.hubs[hub].set_role(Role::Unknown, self.now),
+            _ => {}
+        }
+    }
+
+    fn rules_change(&mut self) {
+        (self.rules, self.feeds) = rules(&mut self.rng);
+        self.ruled = self.now;
+        for hub in self.hubs.iter_mut().filter(|hub| hub.up) {
+            hub.set_rules(&self.rules, self.now);
+        }
+        let feeds = format!("{:?}", self.feeds);
+        self.note(|| format!("new rules: fed are {feeds}"));
     }
 
     fn mark_is_lost(&mut self) {
@@ -535,6 +590,12 @@ impl World {
     /// Everything works again.
     pub(crate) fn heal(&mut self) {
         let (now, rules) = (self.now, self.rules.clone());
+        self.see_lease = [true; 2];
+        for (number, hub) in self.hubs.iter_mut().enumerate().take(2) {
+            if hub.up && hub.role == Role::Unknown && self.leader.is_some_and(|l| l != number) {
+                hub.set_role(Role::Follower, now);
+            }
+        }
         for registry in &mut self.registries {
             if !registry.up {
                 registry.up = true;
