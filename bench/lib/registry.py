@@ -1,6 +1,8 @@
 """The registry's measurements: pilot is started anew for each case, and asked and loaded from other processes."""
 
 import json
+import os
+import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -34,6 +36,9 @@ def find_programs(target):
             raise peers.Problem(f"{path} is not there; run `make bench-registry`, which builds it")
         found[name] = str(path)
     found["apps"] = target / "apps"
+    cache = Path(os.environ.get("MESH_PEERS") or Path.home() / ".cache/sofamesh-peers")
+    if (cache / "bin" / "rnacos").exists():
+        found["rnacos"] = str(cache / "bin" / "rnacos")
     return found
 
 
@@ -153,6 +158,40 @@ class Bench:
         say(f"zookeeper: {result}")
         return result
 
+    def nacos(self):
+        """The same in a Nacos; None without the server, which `make peers` builds."""
+        if "rnacos" not in self.programs:
+            say("nacos: left out; `make peers` builds the server")
+            return None
+        folder = self.folder / "nacos"
+        folder.mkdir()
+        port = free_nacos_port()
+        classes = folder / "classes"
+        libraries = f"{self.programs['apps']}/nacos/lib/*"
+        run(["javac", "-d", str(classes), "-cp", libraries, str(JAVA / "NacosProviders.java")])
+        java = ["java", "-XX:+UseSerialGC", f"-Duser.home={folder}", f"-DJM.LOG.PATH={folder}", "-cp",
+                f"{classes}:{libraries}", "NacosProviders"]
+        address = f"127.0.0.1:{port}"
+        services = max(1, self.options.providers // 20)
+        settings = {"RNACOS_SDK_HOST": "127.0.0.1", "RNACOS_HTTP_PORT": str(port), "RNACOS_GRPC_PORT": str(port + 1000),
+                    "RNACOS_HTTP_CONSOLE_PORT": str(peers.free_port()), "RNACOS_RAFT_NODE_ADDR": f"127.0.0.1:{port + 1000}",
+                    "RNACOS_DATA_DIR": str(folder / "data"), "RUST_LOG": "warn"}
+        server = ["env", "-C", str(folder), *(f"{name}={value}" for name, value in settings.items()), self.programs["rnacos"]]
+        with peers.Process(server, None, folder / "server.log") as nacos:
+            peers.wait_for_port(nacos, port, 60)
+            peers.wait_for_port(nacos, port + 1000, 60)
+            with peers.Process([*java, "write", address, str(services), str(self.options.providers)], None,
+                               folder / "writer.log") as writer:
+                said(writer, "WRITTEN")
+                with peers.Process([*java, "read", address], None, folder / "reader.log") as reader:
+                    client = json.loads(said(reader, "{"))
+                    client["seconds_of_process"] = time.monotonic() - reader.started - 0.5
+                    client["cpu_seconds"] = reader.cpu_seconds()
+                ours = self.read_source(folder, "nacos", f"servers: ['{address}']")
+        result = {"java": client, "pilot": ours}
+        say(f"nacos: {result}")
+        return result
+
     def read_source(self, folder, kind, fields):
         """Pilot reads a registry: seconds since its start, and its memory then."""
         config = folder / f"config-{kind}"
@@ -200,6 +239,25 @@ class Bench:
                     result = json.loads(load.line())
         say(f"acks: {result}")
         return result
+
+
+def free_nacos_port():
+    """A port; that which is 1000 higher, where clients expect gRPC, is free, too."""
+    while True:
+        port = peers.free_port()
+        try:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port + 1000))
+                return port
+        except (OSError, OverflowError):
+            continue
+
+
+def said(process, start):
+    """The first line of its output that begins so; libraries print others."""
+    while not (line := process.line()).startswith(start):
+        pass
+    return line
 
 
 def wait_for_cluster(proxy, admin, name):
@@ -273,7 +331,9 @@ def markdown(results):
             f"was due to the watcher: median {watchers['p50_ms']:.1f} ms, p99 {watchers['p99_ms']:.1f}, longest "
             f"{watchers['max_ms']:.0f}. Pilot used {watchers['cpu_seconds']:.1f} s of processor time and has "
             f"{watchers['rss_mib']:.0f} MiB.")
-    for name, title in (("zookeeper", "ZooKeeper"),):
+    for name, title, how in (
+            ("zookeeper", "ZooKeeper", " with Dubbo's URL parser, all requests under way at once"),
+            ("nacos", "Nacos", ", which subscribes from 16 threads")):
         if both := results.get(name):
             java, ours = both["java"], both["pilot"]
             goal(f"{ours['instances']:,} instances read from {title} in less time than the Java client",
@@ -281,8 +341,8 @@ def markdown(results):
             goal(f"… and in less memory", f"{ours['rss_mib']:.0f} MiB : {java['rss_mib']:.0f} MiB",
                  ours["rss_mib"] < java["rss_mib"])
             details.append(
-                f"{title}: {java['services']:,} interfaces in Dubbo's layout. The Java client is the stock one with Dubbo's URL "
-                f"parser, all requests under way at once; {java['seconds']:.2f} s of its time without the start of the JVM. "
+                f"{title}: {java['services']:,} interfaces in Dubbo's layout. The Java client is the stock one{how}; "
+                f"{java['seconds']:.2f} s of its time without the start of the JVM. "
                 f"Pilot does more meanwhile: it merges, checks and makes mesh services of them.")
     if acks := results.get("acks"):
         goal(f"registry change to xDS ACK by mosn: p99 at most {ACK_P99_MS} ms above the registry's own notification",
