@@ -27,6 +27,8 @@ const QUIET_MAX: Duration = Duration::from_secs(10);
 const BATCH: Duration = Duration::from_millis(3);
 /// And at most this long, however long snapshots take.
 const BATCH_MAX: Duration = Duration::from_secs(1);
+/// A whole generation is followed by so many times its own length without one.
+const REST: u32 = 4;
 /// Registries that neither answer nor refuse are waited for this long before the first snapshot.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How often services that have long been empty are looked for.
@@ -66,7 +68,8 @@ pub(crate) struct Controller {
     metrics: Arc<Metrics>,
     changed: Changed,
     revision: u64,
-    last_build: Duration,
+    /// Until when no whole generation is begun, so that they take a part of the time only.
+    rest: Instant,
 }
 
 /// Changes that wait to become a snapshot.
@@ -132,7 +135,7 @@ impl Controller {
             metrics,
             changed: Changed::default(),
             revision: 0,
-            last_build: Duration::ZERO,
+            rest: Instant::now(),
         };
         let listeners = controller.snapshots.clone();
         tokio::select! {
@@ -208,12 +211,12 @@ impl Controller {
         self.changed.services |= change.services;
         self.changed.hosts.extend(change.hosts);
         // A change of services costs a whole generation, one of endpoints next to nothing.
-        let cost = if change.services {
-            self.last_build * 2
+        let rest = if change.services {
+            self.rest.saturating_duration_since(Instant::now())
         } else {
             Duration::ZERO
         };
-        Some(BATCH.max(cost))
+        Some(BATCH.max(rest))
     }
 
     /// Waits until the whole cluster was read: proxies must not hear of a mesh without its rules. Until then pilot is not
@@ -358,8 +361,7 @@ impl Controller {
             &self.registered,
         );
         world.workloads = self.workloads.clone();
-        self.last_build = started.elapsed();
-        self.metrics.built(self.last_build);
+        self.metrics.built(started.elapsed());
         self.metrics.triggered(reason);
         self.metrics
             .set("pilot_services", world.index.services.len());
@@ -379,6 +381,7 @@ impl Controller {
             Some(current) => current.next(world, self.problems.clone(), since),
             None => Snapshot::new(world, self.problems.clone(), since),
         });
+        self.rest = Instant::now() + started.elapsed() * REST;
     }
 
     fn send(&self, snapshot: Snapshot) {

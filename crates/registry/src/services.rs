@@ -1,12 +1,12 @@
 //! An immutable picture of all services. The next picture shares everything with this one that did not change.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
 use crate::model::{Instance, InstanceRef, Selector, ServiceKey};
 
-/// A change copies one shard's map: with a million services that is a thousand pointers.
+/// A change copies one shard: with a million services that is a thousand pointers.
 const SHARDS: usize = 1024;
 
 /// One service with all its instances; there is none without instances.
@@ -31,11 +31,47 @@ impl Service {
     }
 }
 
-type Shard = BTreeMap<ServiceKey, Arc<Service>>;
+/// Services in the order of their keys' hashes: to copy it costs one count a service, and a search compares numbers.
+#[derive(Clone, Debug, Default)]
+struct Shard(Vec<(u64, Arc<Service>)>);
+
+impl Shard {
+    /// Where the service is, or would be.
+    fn find(&self, hash: u64, key: &ServiceKey) -> Result<usize, usize> {
+        let first = self.0.partition_point(|(other, _)| *other < hash);
+        let same = self.0.iter().skip(first);
+        let mut same = same.take_while(|(other, _)| *other == hash);
+        match same.position(|(_, service)| service.key == *key) {
+            Some(at) => Ok(first + at),
+            None => Err(first),
+        }
+    }
+
+    fn get(&self, hash: u64, key: &ServiceKey) -> Option<&Arc<Service>> {
+        let at = self.find(hash, key).ok()?;
+        self.0.get(at).map(|(_, service)| service)
+    }
+
+    /// Puts it in, and gives what was in its place.
+    fn insert(&mut self, hash: u64, service: Arc<Service>) -> Option<Arc<Service>> {
+        match self.find(hash, &service.key) {
+            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, service)),
+            Err(at) => {
+                self.0.insert(at, (hash, service));
+                None
+            }
+        }
+    }
+
+    fn remove(&mut self, hash: u64, key: &ServiceKey) -> Option<Arc<Service>> {
+        let at = self.find(hash, key).ok()?;
+        Some(self.0.remove(at).1)
+    }
+}
 
 /// Pictures of nothing share one.
 static EMPTY: LazyLock<Arc<[Arc<Shard>]>> =
-    LazyLock::new(|| std::iter::repeat_n(Arc::new(Shard::new()), SHARDS).collect());
+    LazyLock::new(|| std::iter::repeat_n(Arc::new(Shard::default()), SHARDS).collect());
 
 /// All services at one revision.
 #[derive(Clone, Debug)]
@@ -79,7 +115,8 @@ impl Services {
 
     /// The service of this name. Two pictures hold the same `Arc` if it did not change between them.
     pub fn get(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
-        self.shards.get(shard_of(key))?.get(key)
+        let hash = hash_of(key);
+        self.shards.get(shard_of(hash))?.get(hash, key)
     }
 
     /// The instance of this name.
@@ -99,7 +136,7 @@ impl Services {
             words.map(move |left| at * 64 + left.trailing_zeros() as usize)
         });
         let shards = bits.filter_map(|shard| self.shards.get(shard));
-        shards.flat_map(|shard| shard.values())
+        shards.flat_map(|shard| shard.0.iter().map(|(_, service)| service))
     }
 
     /// The picture in which these services are as given; `None` has no instances.
@@ -118,15 +155,18 @@ impl Services {
         }
         let mut shards = next.shards.to_vec();
         for (key, service) in services {
-            let at = shard_of(&key);
+            let hash = hash_of(&key);
+            let at = shard_of(hash);
             let Some(shard) = shards.get_mut(at) else {
                 continue;
             };
             let new = service.as_ref().map_or(0, |s| s.instances.len());
             let exists = service.is_some();
             let before = match service {
-                Some(service) => Arc::make_mut(shard).insert(key, service),
-                None if shard.contains_key(&key) => Arc::make_mut(shard).remove(&key),
+                Some(service) => Arc::make_mut(shard).insert(hash, service),
+                None if shard.get(hash, &key).is_some() => {
+                    Arc::make_mut(shard).remove(hash, &key)
+                }
                 None => None,
             };
             note(&mut next.occupied, at, shard);
@@ -146,13 +186,15 @@ impl Services {
         }
         let shards = self.shards.iter().zip(before.shards.iter());
         for (now, then) in shards.filter(|(now, then)| !Arc::ptr_eq(now, then)) {
-            let differs = |key: &ServiceKey| match (now.get(key), then.get(key)) {
-                (Some(now), Some(then)) => !Arc::ptr_eq(now, then),
-                _ => true,
+            let is_new = |(hash, service): &&(u64, Arc<Service>)| {
+                let before = then.get(*hash, &service.key);
+                before.is_none_or(|before| !Arc::ptr_eq(before, service))
             };
-            let gone = then.keys().filter(|key| !now.contains_key(*key));
-            let keys = now.keys().filter(|key| differs(key)).chain(gone);
-            changed.extend(keys.cloned());
+            let is_gone =
+                |(hash, service): &&(u64, Arc<Service>)| now.get(*hash, &service.key).is_none();
+            let new = now.0.iter().filter(is_new);
+            let services = new.chain(then.0.iter().filter(is_gone));
+            changed.extend(services.map(|(_, service)| service.key.clone()));
         }
         changed
     }
@@ -172,17 +214,21 @@ impl Services {
     }
 }
 
-fn shard_of(key: &ServiceKey) -> usize {
+fn hash_of(key: &ServiceKey) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0)
+    hasher.finish()
+}
+
+fn shard_of(hash: u64) -> usize {
+    usize::try_from(hash % SHARDS as u64).unwrap_or(0)
 }
 
 /// Notes whether a shard is empty.
 fn note(occupied: &mut [u64; SHARDS / 64], at: usize, shard: &Shard) {
     if let Some(word) = occupied.get_mut(at / 64) {
         let bit = 1 << (at % 64);
-        *word = if shard.is_empty() {
+        *word = if shard.0.is_empty() {
             *word & !bit
         } else {
             *word | bit
@@ -193,14 +239,14 @@ fn note(occupied: &mut [u64; SHARDS / 64], at: usize, shard: &Shard) {
 /// The next picture while it is drawn: shards and services are copied when they are first touched.
 pub(crate) struct Draft {
     services: Services,
-    touched: BTreeMap<ServiceKey, Vec<Arc<Instance>>>,
+    touched: HashMap<ServiceKey, Vec<Arc<Instance>>>,
 }
 
 impl Draft {
     pub(crate) fn of(services: &Services) -> Draft {
         Draft {
             services: services.clone(),
-            touched: BTreeMap::new(),
+            touched: HashMap::new(),
         }
     }
 
@@ -271,20 +317,19 @@ impl Draft {
         }
         let mut shards = services.shards.to_vec();
         for (key, instances) in touched {
-            let at = shard_of(&key);
+            let hash = hash_of(&key);
+            let at = shard_of(hash);
             let Some(shard) = shards.get_mut(at) else {
                 continue;
             };
             let shard = Arc::make_mut(shard);
             if instances.is_empty() {
-                let removed = shard.remove(&key).is_some();
+                let removed = shard.remove(hash, &key).is_some();
                 services.services -= usize::from(removed);
             } else {
-                let service = Service {
-                    key: key.clone(),
-                    instances: instances.into(),
-                };
-                let was_there = shard.insert(key, Arc::new(service)).is_some();
+                let instances = instances.into();
+                let service = Service { key, instances };
+                let was_there = shard.insert(hash, Arc::new(service)).is_some();
                 services.services += usize::from(!was_there);
             }
             note(&mut services.occupied, at, shard);

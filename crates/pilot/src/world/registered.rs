@@ -1,7 +1,7 @@
 //! Services of the embedded registry in the form of the world.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use registry::{Event, Namespace, Service, ServiceKey, Services};
@@ -15,6 +15,22 @@ pub const REGISTRY_NAMESPACE: &str = "default";
 /// How long a service without instances stays known, so that calls in the meantime hear "no healthy host" and a restart
 /// of its last provider changes nothing but endpoints.
 const EMPTY_SERVICE_KEPT: Duration = Duration::from_secs(600);
+
+/// Protocols of services that proxies can call.
+static PROTOCOLS: LazyLock<[Arc<str>; 9]> = LazyLock::new(|| {
+    [
+        "bolt",
+        "sofarpc",
+        "dubbo",
+        "tri",
+        "http",
+        "rest",
+        "springcloud",
+        "grpc",
+        "tcp",
+    ]
+    .map(Arc::from)
+});
 
 /// What the registry holds, host by host of each namespace.
 #[derive(Debug, Default)]
@@ -89,20 +105,13 @@ impl Registered {
             self.skipped
                 .retain(|instance, _| !instance.starts_with(&prefix));
         }
-        for word in [
-            "bolt",
-            "sofarpc",
-            "dubbo",
-            "tri",
-            "http",
-            "rest",
-            "springcloud",
-            "grpc",
-            "tcp",
-        ] {
-            let Some(service) =
-                services.get(&ServiceKey::within(namespace.clone(), word, &id.host))
-            else {
+        for word in PROTOCOLS.iter() {
+            let key = ServiceKey {
+                namespace: namespace.clone(),
+                protocol: word.clone(),
+                name: id.host.clone(),
+            };
+            let Some(service) = services.get(&key) else {
                 continue;
             };
             let of_protocol = fresh.entry(protocol_of(word)).or_default();
