@@ -164,9 +164,7 @@ impl Services {
             let exists = service.is_some();
             let before = match service {
                 Some(service) => Arc::make_mut(shard).insert(hash, service),
-                None if shard.get(hash, &key).is_some() => {
-                    Arc::make_mut(shard).remove(hash, &key)
-                }
+                None if shard.get(hash, &key).is_some() => Arc::make_mut(shard).remove(hash, &key),
                 None => None,
             };
             note(&mut next.occupied, at, shard);

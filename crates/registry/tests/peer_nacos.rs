@@ -243,6 +243,7 @@ fn wanted(name: &str, publish: &[u16], withdraw: &[u16]) -> Wanted {
     Wanted {
         publish: publish.iter().map(|port| copy(name, *port)).collect(),
         withdraw: withdraw.iter().map(|port| copy(name, *port)).collect(),
+        ..Wanted::default()
     }
 }
 
