@@ -198,12 +198,11 @@ impl SourceState {
         let present = instances.iter().chain(&copies).map(|i| i.id.as_ref());
         let present: HashSet<&str> = present.collect();
         let mut held: Vec<(Arc<Instance>, Instant)> = Vec::new();
+        // What was missing before is no news in a list that is certain of what has gone since.
+        let kept = before.held.iter();
+        let kept = kept.filter(|(instance, _)| !present.contains(instance.id.as_ref()));
+        held.extend(kept.cloned());
         if !certain {
-            let kept = before
-                .held
-                .iter()
-                .filter(|(instance, _)| !present.contains(instance.id.as_ref()));
-            held.extend(kept.cloned());
             let expected = before.instances.len() + before.held.len();
             let threshold = usize::try_from(self.settings.protection.threshold_percent);
             if instances.len() * 100 < expected * threshold.unwrap_or(100) {

@@ -2,7 +2,7 @@
 //! their disks: in each the laws of synchronisation hold at every moment, and in the end all sides agree.
 //!
 //! `SYNC_SEED=n` replays one history and tells it, `SYNC_HISTORIES=n` runs so many, from `SYNC_FIRST` on. Without them each day of
-//! three has its thousand of the seeds that are known to hold.
+//! twelve has its thousand of the seeds that are known to hold.
 
 mod hub;
 mod registry;
@@ -26,7 +26,7 @@ const CALM: usize = 80;
 /// Histories of a run.
 const HISTORIES: u64 = 1000;
 /// Days until the same histories run again.
-const DAYS: u64 = 3;
+const DAYS: u64 = 12;
 /// Broken histories that are named.
 const SHOWN: usize = 20;
 /// Moments in which nobody writes any more.

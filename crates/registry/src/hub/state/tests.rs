@@ -96,6 +96,14 @@ fn a_registry_that_comes_back_empty_does_not_empty_the_mesh_at_once() {
 }
 
 #[test]
+fn a_list_that_is_certain_takes_out_nothing_that_was_missing_before() {
+    let mut hub = Fixture::new(&["zk"]);
+    hub.session("zk", &[1, 2]).down("zk").session("zk", &[]);
+    assert_eq!(hub.tell("zk", list(&[3], true)).ports(), [1, 2, 3]);
+    assert_eq!(hub.wait(121).ports(), [3]);
+}
+
+#[test]
 fn a_list_that_a_new_session_does_not_give_is_suspicious_too() {
     let mut hub = Fixture::new(&["zk"]);
     hub.session("zk", &[1]).down("zk");
