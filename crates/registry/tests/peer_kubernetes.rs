@@ -289,6 +289,7 @@ fn wanted(publish: &[(Arc<str>, Arc<Instance>)], withdraw: &[(Arc<str>, Arc<Inst
     Wanted {
         publish: publish.iter().cloned().collect(),
         withdraw: withdraw.iter().cloned().collect(),
+        ..Wanted::default()
     }
 }
 

@@ -350,7 +350,11 @@ async fn namespaces_and_passwords() -> Result<()> {
         }
         hub.set_sources(vec![with("right-word")?]);
         hub.set_wanted("nacos", wanted(protocol, &[9], &[]));
-        wait_endpoints(&[hub.clone()], &["http/shop 10.0.0.2:80 g w100 "]).await?;
+        wait_endpoints(
+            std::slice::from_ref(&hub),
+            &["http/shop 10.0.0.2:80 g w100 "],
+        )
+        .await?;
         dev.wait(&format!("list {protocol}"), &["10.9.0.1:9"])?;
         client.wait(&format!("list {protocol}"), &[])?;
     }
