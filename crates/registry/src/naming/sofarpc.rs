@@ -72,8 +72,8 @@ pub fn data_id(instance: &Instance) -> String {
 
 /// The instance that a DataBox says.
 pub fn instance(data_id: &DataId, data: &str) -> Result<Instance, Malformed> {
-    let data = data.split_once("://").map_or(data, |(_, rest)| rest);
     let (address, query) = data.split_once('?').unwrap_or((data, ""));
+    let address = address.split_once("://").map_or(address, |(_, rest)| rest);
     let (address, context) = address.split_once('/').unwrap_or((address, ""));
     let (host, port) = host_port(address)?;
     let mut params = params(query);
@@ -179,6 +179,8 @@ fn own_params(instance: &Instance) -> BTreeMap<&str, String> {
         .metadata
         .iter()
         .filter(|(key, value)| !key.contains(['&', '=', '?']) && !value.contains('&'))
+        // SOFARPC takes the first of these, wherever it is, for the end of a scheme.
+        .filter(|(_, value)| !value.contains("://"))
         .map(|(key, value)| (key, value.to_owned()))
         .collect()
 }
@@ -237,6 +239,23 @@ mod tests {
             (&read.version, &read.group)
         );
         assert_eq!((of_node.port, of_node.weight), (12200, 150));
+        Ok(())
+    }
+
+    #[test]
+    fn a_url_among_the_parameters_is_not_taken_for_the_address() -> Result<(), Malformed> {
+        let id = parse_data_id("shop:1.0@rest")?;
+        let mut read = instance(&id, "10.0.0.5:80?color=red&home=http://10.0.0.6:8080/")?;
+        assert_eq!((&*read.address, read.port), ("10.0.0.5", 80));
+        assert_eq!(read.metadata.get("home"), Some("http://10.0.0.6:8080/"));
+        read.metadata = [("home", "http://10.0.0.6:8080/"), ("color", "red")]
+            .into_iter()
+            .collect();
+        let written = data(&read);
+        assert!(
+            !written.contains("://") && written.contains("color=red"),
+            "{written}"
+        );
         Ok(())
     }
 
