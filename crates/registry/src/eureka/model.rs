@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::info::{Info, Lease, Status, TEXTS};
 use crate::model::{DEFAULT_WEIGHT, Instance, ServiceKey};
+use crate::naming::spring::WEIGHT;
 use crate::naming::{Malformed, spring};
 
 const PREFIX: &str = "eureka.";
@@ -18,11 +19,8 @@ const LAST_DIRTY: &str = "lastDirtyTimestamp";
 const REGISTERED: &str = "registrationTimestamp";
 const RENEWAL: &str = "renewalIntervalInSecs";
 const AVAILABILITY_ZONE: &str = "availabilityZone";
-const WEIGHT: &str = "weight";
 /// Names that clients look for; the application's is the usual one.
 const VIPS: [&str; 2] = ["vipAddress", "secureVipAddress"];
-/// A word of this name that is larger means something else.
-const WEIGHT_MAX: u32 = 65_535;
 /// What Eureka's clients say when nobody says anything else.
 const RENEWAL_SECS: u64 = 30;
 const DURATION_SECS: u64 = 90;
@@ -84,11 +82,10 @@ pub(crate) fn instance(info: &Info, status: Status) -> Result<Instance, Malforme
     if !info.availability_zone.is_empty() {
         keep(AVAILABILITY_ZONE, info.availability_zone.clone());
     }
-    let weight = metadata.get(WEIGHT).and_then(|weight| weight.parse().ok());
-    let weight = weight.filter(|weight| *weight <= WEIGHT_MAX);
+    let weight = spring::weight(metadata.get(WEIGHT).map(String::as_str));
     let mut instance = spring::instance(&info.app, address, port, []);
     instance.id = info.id.as_str().into();
-    instance.weight = weight.unwrap_or(DEFAULT_WEIGHT);
+    instance.weight = weight;
     instance.healthy = effective(status, info.overridden_status) == Status::Up;
     instance.metadata = metadata.into_iter().collect();
     Ok(instance)

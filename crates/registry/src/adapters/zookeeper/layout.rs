@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Config;
 use crate::adapters::applications::Node;
-use crate::model::Instance;
+use crate::model::{DEFAULT_WEIGHT, Instance};
 use crate::naming::dubbo::{self, Url};
 use crate::naming::dubbo_application::Provider;
 use crate::naming::{Malformed, sofarpc, spring};
@@ -95,7 +95,9 @@ pub(super) fn application(application: &str, data: &[u8]) -> Result<Node, Malfor
         return Ok(provider.map_or(Node::Nothing, Node::Application));
     }
     let status = metadata.get("instance_status").copied().unwrap_or("UP");
+    let weight = spring::weight(metadata.get(spring::WEIGHT).copied());
     let mut instance = spring::instance(application, &read.address, port, metadata);
+    instance.weight = weight;
     instance.healthy = status == "UP";
     Ok(Node::Instance(instance))
 }
@@ -165,13 +167,15 @@ pub(crate) fn node(
         "springcloud" | "http" if !config.spring_root.is_empty() => {
             let folder = Layout::Applications.folder(&below(&config.spring_root), &service.name);
             let name = dubbo::encode(id);
+            let weight = instance.weight.to_string();
+            let says_weight = instance.weight != DEFAULT_WEIGHT
+                || instance.metadata.get(spring::WEIGHT).is_some();
+            let status = if instance.healthy { "UP" } else { "DOWN" };
             let metadata: BTreeMap<&str, &str> = instance
                 .metadata
                 .iter()
-                .chain([(
-                    "instance_status",
-                    if instance.healthy { "UP" } else { "DOWN" },
-                )])
+                .chain([("instance_status", status)])
+                .chain(says_weight.then_some((spring::WEIGHT, weight.as_str())))
                 .collect();
             let data = json!({
                 "name": spring::application(instance),

@@ -17,6 +17,10 @@ use crate::tls::{self, ClientTls, Stream};
 const FRAME_BYTES: usize = 256 * 1024 * 1024;
 /// For a connection and the first words on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the end of a session.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// After so long a silence a connection is given up, however long the session is: another server may have the session.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Why there is no session (any longer).
 #[derive(Clone, Debug)]
@@ -202,6 +206,18 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::
     stream.flush().await
 }
 
+/// A server that takes nothing is as good as one that says nothing.
+async fn send_within(
+    limit: Duration,
+    stream: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> Result<(), Failure> {
+    match timeout(limit, send(stream, bytes)).await {
+        Ok(sent) => sent.map_err(|error| Failure::unreachable(&error)),
+        Err(_) => Err(Failure::unreachable("the server takes nothing")),
+    }
+}
+
 /// Until the connection breaks, or nobody has requests any more: then the session is closed.
 async fn serve(
     stream: Stream,
@@ -224,15 +240,16 @@ async fn serve(
     let mut pending: VecDeque<(i32, oneshot::Sender<Reply>)> = VecDeque::new();
     let mut next = 1;
     let mut heard = Instant::now();
-    let mut ping = tokio::time::interval(session_timeout / 3);
+    let silence = SILENCE.min(session_timeout * 2 / 3);
+    let mut ping = tokio::time::interval(silence / 4);
     let failure = loop {
         tokio::select! {
             call = calls.recv() => {
                 let Some(first) = call else {
                     let close = Writer::request(next, op::CLOSE_SESSION).finish();
                     // A server that does not hear it ends the session after its timeout.
-                    let _ = send(&mut write, &close).await;
-                    let _ = timeout(Duration::from_millis(200), received.recv()).await;
+                    let _ = send_within(CLOSE_TIMEOUT, &mut write, &close).await;
+                    let _ = timeout(CLOSE_TIMEOUT, received.recv()).await;
                     break Failure::unreachable("closed");
                 };
                 let mut bytes = Vec::new();
@@ -243,8 +260,8 @@ async fn serve(
                     next = if next == i32::MAX { 1 } else { next + 1 };
                     call = if bytes.len() < 64 * 1024 { calls.try_recv().ok() } else { None };
                 }
-                if let Err(error) = send(&mut write, &bytes).await {
-                    break Failure::unreachable(&error);
+                if let Err(failure) = send_within(silence, &mut write, &bytes).await {
+                    break failure;
                 }
             }
             frame = received.recv() => {
@@ -259,12 +276,12 @@ async fn serve(
                 }
             }
             _ = ping.tick() => {
-                if heard.elapsed() > session_timeout * 2 / 3 {
+                if heard.elapsed() > silence {
                     break Failure::unreachable("the server does not answer");
                 }
                 let ping = Writer::request(xid::PING, op::PING).finish();
-                if let Err(error) = send(&mut write, &ping).await {
-                    break Failure::unreachable(&error);
+                if let Err(failure) = send_within(silence, &mut write, &ping).await {
+                    break failure;
                 }
             }
         }

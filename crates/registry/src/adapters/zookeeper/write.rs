@@ -13,6 +13,7 @@ use crate::model::Instance;
 use crate::source::{Link, Report};
 
 /// A copy in this session.
+#[derive(Clone)]
 struct Written {
     path: String,
     data: Vec<u8>,
@@ -20,6 +21,8 @@ struct Written {
     revision: u64,
 }
 
+/// Until those who watch a node have read it.
+const SEEN: Duration = Duration::from_secs(1);
 /// Until what the server refused is tried again, doubled with each failure.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -81,6 +84,7 @@ async fn publish(
             written.insert(id, before);
         }
     }
+    let mut of_others = Vec::new();
     for (id, instance) in wanted {
         let result = match node(config, id, instance) {
             Err(why) => Err(why),
@@ -93,46 +97,98 @@ async fn publish(
                 if before.is_some_and(is_same) {
                     continue;
                 }
+                let now = Written {
+                    path,
+                    data,
+                    revision,
+                };
                 // The new one first: at no time is there none.
-                let result = create(config, client, &path, &data).await;
-                done &= result.is_ok();
-                if result.is_ok() {
-                    let now = Written {
-                        path,
-                        data,
-                        revision,
-                    };
-                    let moved = written.insert(id.clone(), now);
-                    if let Some(moved) = moved
-                        && written.get(id).is_some_and(|now| now.path != moved.path)
-                    {
-                        delete_own(client, &moved).await;
+                match create(config, client, &now).await {
+                    Ok(Made::Ours) => {
+                        keep(client, id, now, written).await;
+                        Ok(())
+                    }
+                    Ok(Made::OfOthers) => {
+                        of_others.push((id.clone(), now));
+                        continue;
+                    }
+                    Err(why) => {
+                        done = false;
+                        Err(why)
                     }
                 }
-                result
             }
         };
         let id = id.clone();
         link.report(Report::Written { id, result }).await;
     }
+    if of_others.is_empty() {
+        return done;
+    }
+    stand_in(config, client, &of_others, true).await;
+    for (id, now) in &of_others {
+        // Its session may have ended meanwhile.
+        let is_ours = replace(config, client, now).await
+            || matches!(
+                make(config, client, &now.path, &now.data, EPHEMERAL).await,
+                Some(Ok(_))
+            );
+        done &= is_ours;
+        if is_ours {
+            keep(client, id, now.clone(), written).await;
+        }
+        let result = if is_ours {
+            Ok(())
+        } else {
+            Err("the node is deleted and made by others all the time".to_owned())
+        };
+        let id = id.clone();
+        link.report(Report::Written { id, result }).await;
+    }
+    stand_in(config, client, &of_others, false).await;
     done
 }
 
-/// Makes the node this session's. One that is there is of an earlier session of a hub (its name has a hub's mark), or has
-/// other data: it is made anew.
-async fn create(config: &Config, client: &Client, path: &str, data: &[u8]) -> Result<(), String> {
+/// Remembers what is written now; what the copy was before goes.
+async fn keep(
+    client: &Client,
+    id: &Arc<str>,
+    now: Written,
+    written: &mut HashMap<Arc<str>, Written>,
+) {
+    let path = now.path.clone();
+    if let Some(before) = written.insert(id.clone(), now)
+        && before.path != path
+    {
+        delete_own(client, &before).await;
+    }
+}
+
+/// What became of a node that is to be made.
+enum Made {
+    Ours,
+    /// It is of another session: of an earlier one of a hub (its name has a hub's mark).
+    OfOthers,
+}
+
+async fn create(config: &Config, client: &Client, node: &Written) -> Result<Made, String> {
     for _ in 0..3 {
-        match make(config, client, path, data, EPHEMERAL).await {
-            Some(Ok(_)) => return Ok(()),
-            Some(Err(code::NO_NODE)) => make_folders(config, client, path).await?,
-            Some(Err(code::NODE_EXISTS)) => {
-                if is_own(client, path, data).await {
-                    return Ok(());
+        match make(config, client, &node.path, &node.data, EPHEMERAL).await {
+            Some(Ok(_)) => return Ok(Made::Ours),
+            Some(Err(code::NO_NODE)) => make_folders(config, client, &node.path).await?,
+            Some(Err(code::NODE_EXISTS)) => match held(client, &node.path).await {
+                Some((data, owner)) if owner == client.session() => {
+                    // Another connection of this session may have left it.
+                    if let Some(path) = node.stand_in(client) {
+                        delete(client, &path).await;
+                    }
+                    if data == node.data || set_data(client, &node.path, &node.data).await {
+                        return Ok(Made::Ours);
+                    }
                 }
-                if replace(config, client, path, data).await {
-                    return Ok(());
-                }
-            }
+                Some(_) => return Ok(Made::OfOthers),
+                None => {}
+            },
             Some(Err(code)) => {
                 return Err(format!("the server refuses to create the node: {code}"));
             }
@@ -140,6 +196,40 @@ async fn create(config: &Config, client: &Client, path: &str, data: &[u8]) -> Re
         }
     }
     Err("the node is deleted and made by others all the time".to_owned())
+}
+
+impl Written {
+    /// Clients of applications watch nodes one by one and see even what is gone for no time: another node stands in for one
+    /// that is made anew. Clients of other layouts read folders, and take names for URLs.
+    fn stand_in(&self, client: &Client) -> Option<String> {
+        let is_application = self.data.first() == Some(&b'{');
+        is_application.then(|| format!("{}~{:x}", self.path, client.session()))
+    }
+}
+
+/// Makes the nodes that stand in for others, or deletes them, before or after everybody has seen the others.
+async fn stand_in(config: &Config, client: &Client, nodes: &[(Arc<str>, Written)], is_there: bool) {
+    let paths = nodes
+        .iter()
+        .filter_map(|(_, node)| Some((node.stand_in(client)?, node)));
+    let paths: Vec<(String, &Written)> = paths.collect();
+    if paths.is_empty() {
+        return;
+    }
+    if !is_there {
+        tokio::time::sleep(SEEN).await;
+    }
+    for (path, node) in &paths {
+        // One that cannot be made stands in for nothing; one that stays goes with the session.
+        if is_there {
+            let _ = make(config, client, path, &node.data, EPHEMERAL).await;
+        } else {
+            delete(client, path).await;
+        }
+    }
+    if is_there {
+        tokio::time::sleep(SEEN).await;
+    }
 }
 
 async fn make(
@@ -156,8 +246,9 @@ async fn make(
         .await
 }
 
-/// Makes a node of another session this one's, in one step: nobody sees it gone.
-async fn replace(config: &Config, client: &Client, path: &str, data: &[u8]) -> bool {
+/// Makes a node of another session this one's, in one step: who reads folders never sees it gone.
+async fn replace(config: &Config, client: &Client, node: &Written) -> bool {
+    let Written { path, data, .. } = node;
     let reply = client.call(op::MULTI, |writer| {
         writer.int(op::DELETE).bool(false).int(-1);
         writer.buffer(path.as_bytes()).int(-1);
@@ -205,21 +296,31 @@ async fn make_folders(config: &Config, client: &Client, path: &str) -> Result<()
     Ok(())
 }
 
-async fn is_own(client: &Client, path: &str, data: &[u8]) -> bool {
+/// What is in a node, and whose it is.
+async fn held(client: &Client, path: &str) -> Option<(Vec<u8>, i64)> {
     let reply = client.call(op::GET_DATA, |writer| {
         writer.buffer(path.as_bytes()).bool(false);
     });
     let Some(Ok(body)) = reply.await else {
-        return false;
+        return None;
     };
     let mut reader = Reader::new(&body);
-    let same = reader.buffer().is_ok_and(|known| known == data);
-    same && ephemeral_owner(&mut reader) == Ok(client.session())
+    let data = reader.buffer().ok()?.to_vec();
+    let owner = ephemeral_owner(&mut reader).ok()?;
+    Some((data, owner))
+}
+
+async fn set_data(client: &Client, path: &str, data: &[u8]) -> bool {
+    let reply = client.call(op::SET_DATA, |writer| {
+        writer.buffer(path.as_bytes()).buffer(data).int(-1);
+    });
+    matches!(reply.await, Some(Ok(_)))
 }
 
 /// Deletes a node if it still is this session's: another hub may have taken it over.
 async fn delete_own(client: &Client, node: &Written) -> bool {
-    !is_own(client, &node.path, &node.data).await || delete(client, &node.path).await
+    let own = (node.data.clone(), client.session());
+    held(client, &node.path).await != Some(own) || delete(client, &node.path).await
 }
 
 /// Whether the node is gone.
