@@ -16,7 +16,7 @@ use crate::source::Trouble;
 use crate::tls::ClientTls;
 use crate::web::{Answer, Web, part};
 
-/// For a question about one instance.
+/// For a question about one instance, or what has changed.
 const SHORT: Duration = Duration::from_secs(10);
 /// For all instances.
 const LONG: Duration = Duration::from_secs(60);
@@ -106,7 +106,7 @@ impl Peer {
 
     /// What has changed in the last minutes; `None` where the server is configured not to tell.
     pub(super) async fn delta(&self) -> Result<Option<Applications>, Failure> {
-        let answer = self.ask(Method::GET, "apps/delta", None, LONG).await?;
+        let answer = self.ask(Method::GET, "apps/delta", None, SHORT).await?;
         match answer.status {
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(None),
             _ => self.read(&answer).map(Some),
