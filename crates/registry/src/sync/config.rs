@@ -129,6 +129,9 @@ pub struct NamingSpec {
     /// The new name; `*` in it stands for what the only `*` of the matching name stood for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The new protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
     /// The new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -297,7 +300,11 @@ impl NamingSpec {
         {
             return Err(FieldError::at("name", "must not be empty"));
         }
-        for (field, word) in [("version", &self.version), ("group", &self.group)] {
+        for (field, word) in [
+            ("protocol", &self.protocol),
+            ("version", &self.version),
+            ("group", &self.group),
+        ] {
             if word.as_ref().is_some_and(|word| word.contains('*')) {
                 return Err(FieldError::at(field, "must be a word without `*`"));
             }
@@ -307,10 +314,14 @@ impl NamingSpec {
             let message = format!("must be a word without `*`, as {DEFAULT_NAMESPACE}");
             return Err(FieldError::at("namespace", message));
         }
+        if self.protocol.as_deref() == Some("") {
+            return Err(FieldError::at("protocol", "must not be empty"));
+        }
         Ok(Renaming {
             meant,
             namespace: namespace.map(Namespace::new),
             name,
+            protocol: self.protocol.as_deref().map(Arc::from),
             version: self.version.as_deref().map(Arc::from),
             group: self.group.as_deref().map(Arc::from),
         })
@@ -340,6 +351,13 @@ impl NamingSpec {
                 &self.matches.namespace,
                 &mut spec.matches.namespace,
                 &mut spec.namespace,
+            ),
+            (
+                "protocol",
+                &self.protocol,
+                &self.matches.protocol,
+                &mut spec.matches.protocol,
+                &mut spec.protocol,
             ),
             (
                 "version",

@@ -6,7 +6,7 @@ use crate::model::{Instance, ServiceKey};
 use crate::namespace::Namespace;
 
 /// SOFARPC's version where none is said.
-const BOLT_VERSION: &str = "1.0";
+const SOFARPC_VERSION: &str = "1.0";
 
 /// A service as all registries know it: applications are http to some and springcloud to others, and Eureka knows no
 /// small letters.
@@ -50,7 +50,10 @@ impl ServiceId {
         let (version, group) = match &*self.protocol {
             // Applications have neither.
             "http" => (Arc::default(), Arc::default()),
-            "bolt" if instance.version.is_empty() => (BOLT_VERSION.into(), instance.group.clone()),
+            // SOFARPC always says one.
+            "bolt" | "rest" if instance.version.is_empty() => {
+                (SOFARPC_VERSION.into(), instance.group.clone())
+            }
             _ => (instance.version.clone(), instance.group.clone()),
         };
         Endpoint {

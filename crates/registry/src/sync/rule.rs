@@ -106,6 +106,7 @@ pub(crate) struct Renaming {
     pub(crate) meant: Meant,
     pub(crate) namespace: Option<Namespace>,
     pub(crate) name: Option<Pattern>,
+    pub(crate) protocol: Option<Arc<str>>,
     pub(crate) version: Option<Arc<str>>,
     pub(crate) group: Option<Arc<str>>,
 }
@@ -125,13 +126,14 @@ impl Renaming {
             }
         };
         let namespace = self.namespace.as_ref();
+        let protocol = self.protocol.as_ref();
         let version = self.version.as_ref().unwrap_or(&instance.version);
         let group = self.group.as_ref().unwrap_or(&instance.group);
         Some(Instance {
             service: ServiceKey {
                 namespace: namespace.unwrap_or(&instance.service.namespace).clone(),
+                protocol: protocol.unwrap_or(&instance.service.protocol).clone(),
                 name,
-                ..instance.service.clone()
             },
             version: version.clone(),
             group: group.clone(),
