@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::netns::Site;
 use crate::process::Process;
 use crate::programs;
 
@@ -96,7 +97,24 @@ pub fn start_client(
     arguments: &[String],
     folder: &Path,
 ) -> Result<Process> {
-    let mut command = java(module, class, &[], arguments, folder)?;
+    let command = java(module, class, &[], arguments, folder)?;
+    converse(name, command, folder)
+}
+
+/// The same in a network namespace; it need not be up yet.
+pub fn start_client_in(
+    site: &Site,
+    (module, class): (&str, &str),
+    name: &str,
+    arguments: &[String],
+    folder: &Path,
+) -> Result<Starting> {
+    let command = java(module, class, &[], arguments, folder)?;
+    Process::converse(name, &mut site.enter(&command), folder).map(Starting)
+}
+
+/// Starts a program that is spoken to in lines, and waits for its `READY`.
+pub(crate) fn converse(name: &str, mut command: Command, folder: &Path) -> Result<Process> {
     let mut process = Process::converse(name, &mut command, folder)?;
     wait_ready(&mut process)?;
     Ok(process)
@@ -166,6 +184,12 @@ fn wait_ready(process: &mut Process) -> Result<()> {
 pub struct Starting(Process);
 
 impl Starting {
+    /// Waits for a client.
+    pub fn client(mut self) -> Result<Process> {
+        wait_ready(&mut self.0)?;
+        Ok(self.0)
+    }
+
     /// Waits for a provider.
     pub fn provider(mut self) -> Result<Provider> {
         wait_ready(&mut self.0)?;

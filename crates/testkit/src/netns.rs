@@ -5,6 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -54,12 +55,7 @@ impl Link {
     pub fn converse(&self, name: &str, program: &Command, folder: &Path) -> Result<Process> {
         let mut command = Command::new("unshare");
         command.args(["--net", "--", "sh", "-c", BEGIN, "sh"]);
-        command.arg(program.get_program()).args(program.get_args());
-        let envs = program.get_envs();
-        command.envs(envs.filter_map(|(key, value)| Some((key, value?))));
-        if let Some(folder) = program.get_current_dir() {
-            command.current_dir(folder);
-        }
+        adopt(&mut command, program);
         let mut process = Process::converse(name, &mut command, folder)?;
         self.join(process.id())
             .context("a network namespace (as root only)")?;
@@ -101,6 +97,62 @@ impl Link {
     pub fn set_cut(&self, is_cut: bool) -> Result<()> {
         let state = if is_cut { "down" } else { "up" };
         run(&["ip", "link", "set", &self.name(), state])
+    }
+}
+
+/// A network namespace that outlives the programs in it, at the other end of a link.
+#[derive(Debug)]
+pub struct Site {
+    id: u32,
+    /// Nobody speaks to it; sites are shared by threads.
+    _holder: Mutex<Process>,
+    link: Link,
+}
+
+impl Site {
+    /// Makes one; `folder` takes the log of what holds it.
+    pub fn start(name: &str, folder: &Path) -> Result<Site> {
+        let link = Link::claim()?;
+        let holder = link.converse(&format!("site-{name}"), &Command::new("cat"), folder)?;
+        Ok(Site {
+            id: holder.id(),
+            _holder: Mutex::new(holder),
+            link,
+        })
+    }
+
+    /// The address of what runs in it.
+    pub fn inside(&self) -> Ipv4Addr {
+        self.link.inside()
+    }
+
+    /// The address at this end of the link.
+    pub fn outside(&self) -> Ipv4Addr {
+        self.link.outside()
+    }
+
+    /// Cuts it off from this side, or mends that. What runs in it goes on reaching each other.
+    pub fn set_cut(&self, is_cut: bool) -> Result<()> {
+        self.link.set_cut(is_cut)
+    }
+
+    /// The same program in this namespace.
+    pub fn enter(&self, program: &Command) -> Command {
+        let id = self.id.to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "-t", &id, "--"]);
+        adopt(&mut command, program);
+        command
+    }
+}
+
+/// Appends a program to the command line that starts it, and gives it what it was to be started with.
+fn adopt(command: &mut Command, program: &Command) {
+    command.arg(program.get_program()).args(program.get_args());
+    let envs = program.get_envs();
+    command.envs(envs.filter_map(|(key, value)| Some((key, value?))));
+    if let Some(folder) = program.get_current_dir() {
+        command.current_dir(folder);
     }
 }
 

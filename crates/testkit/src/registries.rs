@@ -5,6 +5,7 @@ mod etcd;
 mod eureka;
 mod kubernetes;
 mod nacos;
+mod place;
 mod sofaregistry;
 mod zookeeper;
 

@@ -19,12 +19,12 @@ const RECIPE: &str = include_str!("../../../docs/registries/sync.md");
 
 /// The recipe's documents with the addresses of this test.
 fn recipe(zookeeper: &ZooKeeper, etcd: &Etcd, eureka: &Eureka, folder: &Path) -> Result<String> {
-    let blocks = RECIPE.split("```yaml\n").skip(1);
-    let blocks = blocks.filter_map(|rest| rest.split("```").next());
-    let block = blocks
-        .max_by_key(|block| block.len())
-        .context("no recipe")?;
-    let mut text = block.to_owned();
+    let recipe = RECIPE
+        .split("## From etcd, Eureka and hand-kept lists")
+        .nth(1);
+    let block = recipe.and_then(|recipe| recipe.split("```yaml\n").nth(1));
+    let block = block.and_then(|rest| rest.split("```").next());
+    let mut text = block.context("no recipe")?.to_owned();
     for (from, to) in [
         ("zookeeper.example:2181", zookeeper.address().to_string()),
         ("etcd.example:2379", etcd.address().to_string()),

@@ -4,13 +4,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::http;
-use crate::net::Loopback;
+use crate::netns::Site;
 use crate::process::Process;
+use crate::registries::place::Place;
 use crate::wait;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -18,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// One agent that is its own server; its data outlives [`Consul::kill`].
 #[derive(Debug)]
 pub struct Consul {
-    loopback: Loopback,
+    place: Place,
     folder: PathBuf,
     process: Process,
 }
@@ -27,13 +29,21 @@ impl Consul {
     /// Starts an agent with its data and its log in `folder`, and waits until it answers. `config` is more of its
     /// configuration, in JSON.
     pub fn start(folder: &Path, config: &str) -> Result<Consul> {
-        let loopback = Loopback::claim()?;
+        Consul::start_at(Place::loopback()?, folder, config)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(site: &Arc<Site>, folder: &Path) -> Result<Consul> {
+        Consul::start_at(Place::Site(site.clone()), folder, "{}")
+    }
+
+    fn start_at(place: Place, folder: &Path, config: &str) -> Result<Consul> {
         let folder = folder.join("consul");
         fs::create_dir_all(folder.join("data"))?;
         fs::write(folder.join("more.json"), config)?;
-        let process = run(&loopback, &folder)?;
+        let process = run(&place, &folder)?;
         let mut server = Consul {
-            loopback,
+            place,
             folder,
             process,
         };
@@ -43,7 +53,7 @@ impl Consul {
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
-        self.loopback.address(1, 8500)
+        self.place.address(8500)
     }
 
     /// Kills it (SIGKILL).
@@ -53,7 +63,7 @@ impl Consul {
 
     /// Starts it again on the same address with the same data.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(&self.loopback, &self.folder)?;
+        self.process = run(&self.place, &self.folder)?;
         self.wait_ready()
     }
 
@@ -76,9 +86,9 @@ impl Consul {
     }
 }
 
-fn run(loopback: &Loopback, folder: &Path) -> Result<Process> {
+fn run(place: &Place, folder: &Path) -> Result<Process> {
     let program = crate::programs::peer("consul").context("make peers builds it")?;
-    let ip = loopback.ip(1).to_string();
+    let ip = place.ip().to_string();
     let mut command = Command::new(program);
     command
         .args(["agent", "-server", "-bootstrap-expect=1", "-node=one"])
@@ -89,5 +99,5 @@ fn run(loopback: &Loopback, folder: &Path) -> Result<Process> {
         .arg("-config-file")
         .arg(folder.join("more.json"))
         .current_dir(folder);
-    Process::start("consul", &mut command, folder)
+    Process::start("consul", &mut place.command(command), folder)
 }

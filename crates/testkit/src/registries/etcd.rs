@@ -4,14 +4,16 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::certificates::{Authority, Certified};
 use crate::http;
-use crate::net::Loopback;
+use crate::netns::Site;
 use crate::process::Process;
+use crate::registries::place::Place;
 use crate::wait;
 
 /// Where it says how it is, without TLS.
@@ -21,7 +23,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// One etcd server; its data outlives [`Etcd::kill`].
 #[derive(Debug)]
 pub struct Etcd {
-    loopback: Loopback,
+    place: Place,
     folder: PathBuf,
     tls: Vec<String>,
     process: Process,
@@ -30,13 +32,18 @@ pub struct Etcd {
 impl Etcd {
     /// Starts a server with its data and its log in `folder`, and waits until it answers.
     pub fn start(folder: &Path) -> Result<Etcd> {
-        Etcd::start_on(Loopback::claim()?, folder, Vec::new())
+        Etcd::start_on(Place::loopback()?, folder, Vec::new())
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(site: &Arc<Site>, folder: &Path) -> Result<Etcd> {
+        Etcd::start_on(Place::Site(site.clone()), folder, Vec::new())
     }
 
     /// Starts a server that speaks TLS with clients that have a certificate of the authority.
     pub fn start_tls(folder: &Path, authority: &Authority) -> Result<Etcd> {
-        let loopback = Loopback::claim()?;
-        let ip = loopback.ip(1).to_string();
+        let place = Place::loopback()?;
+        let ip = place.ip().to_string();
         let Certified {
             cert_file,
             key_file,
@@ -47,15 +54,15 @@ impl Etcd {
             format!("--trusted-ca-file={}", authority.file().display()),
             "--client-cert-auth".to_owned(),
         ];
-        Etcd::start_on(loopback, folder, tls)
+        Etcd::start_on(place, folder, tls)
     }
 
-    fn start_on(loopback: Loopback, folder: &Path, tls: Vec<String>) -> Result<Etcd> {
+    fn start_on(place: Place, folder: &Path, tls: Vec<String>) -> Result<Etcd> {
         let folder = folder.join("etcd");
         fs::create_dir_all(&folder)?;
-        let process = run(&loopback, &folder, &tls)?;
+        let process = run(&place, &folder, &tls)?;
         let mut server = Etcd {
-            loopback,
+            place,
             folder,
             tls,
             process,
@@ -66,7 +73,7 @@ impl Etcd {
 
     /// Where clients connect, with gRPC and its JSON gateway.
     pub fn address(&self) -> SocketAddr {
-        self.loopback.address(1, 2379)
+        self.place.address(2379)
     }
 
     /// Kills it (SIGKILL).
@@ -76,7 +83,7 @@ impl Etcd {
 
     /// Starts it again on the same address with the same data.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(&self.loopback, &self.folder, &self.tls)?;
+        self.process = run(&self.place, &self.folder, &self.tls)?;
         self.wait_ready()
     }
 
@@ -87,7 +94,7 @@ impl Etcd {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let address = self.loopback.address(1, HEALTH_PORT);
+        let address = self.place.address(HEALTH_PORT);
         let process = &mut self.process;
         wait::until_ok("etcd", START_LIMIT, || {
             process.check()?;
@@ -98,11 +105,11 @@ impl Etcd {
     }
 }
 
-fn run(loopback: &Loopback, folder: &Path, tls: &[String]) -> Result<Process> {
+fn run(place: &Place, folder: &Path, tls: &[String]) -> Result<Process> {
     let scheme = if tls.is_empty() { "http" } else { "https" };
-    let clients = format!("{scheme}://{}", loopback.address(1, 2379));
-    let health = format!("http://{}", loopback.address(1, HEALTH_PORT));
-    let peers = format!("http://{}", loopback.address(1, 2380));
+    let clients = format!("{scheme}://{}", place.address(2379));
+    let health = format!("http://{}", place.address(HEALTH_PORT));
+    let peers = format!("http://{}", place.address(2380));
     let mut command = Command::new("etcd");
     command
         .arg("--data-dir")
@@ -115,5 +122,5 @@ fn run(loopback: &Loopback, folder: &Path, tls: &[String]) -> Result<Process> {
         .args(["--initial-cluster", &format!("default={peers}")])
         .args(tls)
         .current_dir(folder);
-    Process::start("etcd", &mut command, folder)
+    Process::start("etcd", &mut place.command(command), folder)
 }

@@ -2,17 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 
 use crate::apps;
-use crate::net::Loopback;
+use crate::netns::Site;
 use crate::process::Process;
+use crate::registries::place::Place;
+
+const PORT: u16 = 8761;
 
 /// One Eureka server, which holds everything in memory.
 #[derive(Debug)]
 pub struct Eureka {
-    loopback: Loopback,
+    place: Place,
     folder: PathBuf,
     process: Process,
 }
@@ -20,10 +24,18 @@ pub struct Eureka {
 impl Eureka {
     /// Starts a server with its log in `folder`, and waits until it answers.
     pub fn start(folder: &Path) -> Result<Eureka> {
-        let loopback = Loopback::claim()?;
-        let process = run(loopback.address(1, 8761), folder)?;
+        Eureka::start_at(Place::loopback()?, folder)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(site: &Arc<Site>, folder: &Path) -> Result<Eureka> {
+        Eureka::start_at(Place::Site(site.clone()), folder)
+    }
+
+    fn start_at(place: Place, folder: &Path) -> Result<Eureka> {
+        let process = run(&place, folder)?;
         Ok(Eureka {
-            loopback,
+            place,
             folder: folder.to_owned(),
             process,
         })
@@ -31,7 +43,7 @@ impl Eureka {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.loopback.address(1, 8761)
+        self.place.address(PORT)
     }
 
     /// What clients are configured with.
@@ -46,19 +58,20 @@ impl Eureka {
 
     /// Starts it again on the same address; it knows nothing then.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(self.address(), &self.folder)?;
+        self.process = run(&self.place, &self.folder)?;
         Ok(())
     }
 }
 
-fn run(address: SocketAddr, folder: &Path) -> Result<Process> {
+fn run(place: &Place, folder: &Path) -> Result<Process> {
     let arguments = [
         "--address",
-        &address.ip().to_string(),
+        &place.ip().to_string(),
         "--port",
-        &address.port().to_string(),
+        &PORT.to_string(),
     ]
     .map(ToOwned::to_owned);
     let class = "mesh.apps.eurekaserver.Server";
-    apps::start_client("eureka-server", class, "eureka-server", &arguments, folder)
+    let java = apps::java("eureka-server", class, &[], &arguments, folder)?;
+    apps::converse("eureka-server", place.command(java), folder)
 }

@@ -4,13 +4,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::http;
-use crate::net::Loopback;
+use crate::netns::Site;
 use crate::process::Process;
+use crate::registries::place::Place;
 use crate::wait;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -20,7 +22,7 @@ const USER: &str = "mesh";
 /// One server; its configurations and persistent instances outlive [`Nacos::kill`].
 #[derive(Debug)]
 pub struct Nacos {
-    loopback: Loopback,
+    place: Place,
     folder: PathBuf,
     password: Option<String>,
     process: Process,
@@ -30,12 +32,20 @@ impl Nacos {
     /// Starts a server with its data and its log in `folder`, and waits until it answers. With a password clients have to
     /// log in as `mesh`.
     pub fn start(folder: &Path, password: Option<&str>) -> Result<Nacos> {
-        let loopback = Loopback::claim()?;
+        Nacos::start_at(Place::loopback()?, folder, password)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(site: &Arc<Site>, folder: &Path) -> Result<Nacos> {
+        Nacos::start_at(Place::Site(site.clone()), folder, None)
+    }
+
+    fn start_at(place: Place, folder: &Path, password: Option<&str>) -> Result<Nacos> {
         let folder = folder.join("nacos");
         fs::create_dir_all(folder.join("data"))?;
-        let process = run(&loopback, &folder, password)?;
+        let process = run(&place, &folder, password)?;
         let mut server = Nacos {
-            loopback,
+            place,
             folder,
             password: password.map(str::to_owned),
             process,
@@ -46,7 +56,7 @@ impl Nacos {
 
     /// Where clients connect; gRPC is 1000 ports higher.
     pub fn address(&self) -> SocketAddr {
-        self.loopback.address(1, 8848)
+        self.place.address(8848)
     }
 
     /// Kills it (SIGKILL).
@@ -56,7 +66,7 @@ impl Nacos {
 
     /// Starts it again on the same address with the same data.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(&self.loopback, &self.folder, self.password.as_deref())?;
+        self.process = run(&self.place, &self.folder, self.password.as_deref())?;
         self.wait_ready()
     }
 
@@ -75,9 +85,9 @@ impl Nacos {
     }
 }
 
-fn run(loopback: &Loopback, folder: &Path, password: Option<&str>) -> Result<Process> {
+fn run(place: &Place, folder: &Path, password: Option<&str>) -> Result<Process> {
     let program = crate::programs::peer("rnacos").context("make peers builds it")?;
-    let ip = loopback.ip(1).to_string();
+    let ip = place.ip().to_string();
     let mut command = Command::new(program);
     command
         .env("RNACOS_SDK_HOST", &ip)
@@ -95,5 +105,5 @@ fn run(loopback: &Loopback, folder: &Path, password: Option<&str>) -> Result<Pro
             .env("RNACOS_INIT_ADMIN_USERNAME", USER)
             .env("RNACOS_INIT_ADMIN_PASSWORD", password);
     }
-    Process::start("rnacos", &mut command, folder)
+    Process::start("rnacos", &mut place.command(command), folder)
 }

@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use crate::apps;
-use crate::netns::Link;
+use crate::netns::Site;
 use crate::process::Process;
 
 /// On a machine that does other things too it took a minute and a half.
@@ -26,7 +27,7 @@ const QUICK: [&str; 5] = [
 /// A whole SOFARegistry, which holds everything in memory.
 #[derive(Debug)]
 pub struct SofaRegistry {
-    link: Link,
+    site: Arc<Site>,
     folder: PathBuf,
     process: Process,
 }
@@ -34,10 +35,14 @@ pub struct SofaRegistry {
 impl SofaRegistry {
     /// Starts it with its logs in `folder`, and waits until it is in service.
     pub fn start(folder: &Path) -> Result<SofaRegistry> {
-        let link = Link::claim()?;
-        let process = run(&link, folder)?;
+        SofaRegistry::start_in(&Arc::new(Site::start("sofaregistry", folder)?), folder)
+    }
+
+    /// The same in a network namespace that is there.
+    pub fn start_in(site: &Arc<Site>, folder: &Path) -> Result<SofaRegistry> {
+        let process = run(site, folder)?;
         let mut registry = SofaRegistry {
-            link,
+            site: site.clone(),
             folder: folder.to_owned(),
             process,
         };
@@ -47,22 +52,17 @@ impl SofaRegistry {
 
     /// Where the session server answers over HTTP: what clients are configured with.
     pub fn http(&self) -> SocketAddr {
-        SocketAddr::from((self.link.inside(), 9603))
+        SocketAddr::from((self.site.inside(), 9603))
     }
 
     /// Where clients connect.
     pub fn session(&self) -> SocketAddr {
-        SocketAddr::from((self.link.inside(), 9600))
+        SocketAddr::from((self.site.inside(), 9600))
     }
 
     /// Where the data server answers over HTTP.
     pub fn data_http(&self) -> SocketAddr {
-        SocketAddr::from((self.link.inside(), 9622))
-    }
-
-    /// The link to it.
-    pub fn link(&self) -> &Link {
-        &self.link
+        SocketAddr::from((self.site.inside(), 9622))
     }
 
     /// Kills it (SIGKILL).
@@ -72,7 +72,7 @@ impl SofaRegistry {
 
     /// Starts it again on the same address; it knows nothing then.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(&self.link, &self.folder)?;
+        self.process = run(&self.site, &self.folder)?;
         self.wait_ready()
     }
 
@@ -85,13 +85,13 @@ impl SofaRegistry {
     }
 }
 
-fn run(link: &Link, folder: &Path) -> Result<Process> {
+fn run(site: &Site, folder: &Path) -> Result<Process> {
     let mut options = vec!["-Xmx512m"];
     options.extend(["--add-opens", "java.base/sun.nio.ch=ALL-UNNAMED"]);
     options.extend(["--add-opens", "java.sql/java.sql=ALL-UNNAMED"]);
     options.extend(QUICK);
-    let arguments = ["--address".to_owned(), link.inside().to_string()];
+    let arguments = ["--address".to_owned(), site.inside().to_string()];
     let class = "mesh.apps.sofaregistryserver.Server";
     let java = apps::java("sofaregistry-server", class, &options, &arguments, folder)?;
-    link.converse("sofaregistry", &java, folder)
+    Process::converse("sofaregistry", &mut site.enter(&java), folder)
 }

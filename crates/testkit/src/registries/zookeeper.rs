@@ -5,13 +5,15 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::certificates::Authority;
-use crate::net::Loopback;
+use crate::netns::Site;
 use crate::process::Process;
+use crate::registries::place::Place;
 use crate::wait;
 
 const JAR: &str = "/usr/share/java/zookeeper.jar";
@@ -20,7 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// One ZooKeeper server; its data outlives [`ZooKeeper::kill`].
 #[derive(Debug)]
 pub struct ZooKeeper {
-    loopback: Loopback,
+    place: Place,
     folder: PathBuf,
     process: Process,
 }
@@ -28,13 +30,18 @@ pub struct ZooKeeper {
 impl ZooKeeper {
     /// Starts a server with its data and its log in `folder`, and waits until it answers.
     pub fn start(folder: &Path) -> Result<ZooKeeper> {
-        ZooKeeper::start_on(Loopback::claim()?, folder, "")
+        ZooKeeper::start_on(Place::loopback()?, folder, "")
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(site: &Arc<Site>, folder: &Path) -> Result<ZooKeeper> {
+        ZooKeeper::start_on(Place::Site(site.clone()), folder, "")
     }
 
     /// Starts a server that also listens for clients with TLS that have a certificate of the authority.
     pub fn start_tls(folder: &Path, authority: &Authority) -> Result<ZooKeeper> {
-        let loopback = Loopback::claim()?;
-        let ip = loopback.ip(1);
+        let place = Place::loopback()?;
+        let ip = place.ip();
         let server = authority.issue(folder, "zookeeper", &[&ip.to_string()], None)?;
         let store = folder.join("zookeeper.pem");
         let both = [&server.key_file, &server.cert_file].map(fs::read_to_string);
@@ -47,23 +54,23 @@ impl ZooKeeper {
             store.display(),
             authority.file().display()
         );
-        ZooKeeper::start_on(loopback, folder, &config)
+        ZooKeeper::start_on(place, folder, &config)
     }
 
-    fn start_on(loopback: Loopback, folder: &Path, more: &str) -> Result<ZooKeeper> {
+    fn start_on(place: Place, folder: &Path, more: &str) -> Result<ZooKeeper> {
         let folder = folder.join("zookeeper");
         fs::create_dir_all(folder.join("data"))?;
         let config = format!(
             "tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n\
              clientPort=2181\nclientPortAddress={}\ndataDir={}\nadmin.enableServer=false\n\
              4lw.commands.whitelist=*\n{more}",
-            loopback.ip(1),
+            place.ip(),
             folder.join("data").display()
         );
         fs::write(folder.join("zoo.cfg"), config)?;
-        let process = run(&folder)?;
+        let process = run(&place, &folder)?;
         let mut server = ZooKeeper {
-            loopback,
+            place,
             folder,
             process,
         };
@@ -73,12 +80,12 @@ impl ZooKeeper {
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
-        self.loopback.address(1, 2181)
+        self.place.address(2181)
     }
 
     /// Where clients connect with TLS, if the server was started with it.
     pub fn secure_address(&self) -> SocketAddr {
-        self.loopback.address(1, 2281)
+        self.place.address(2281)
     }
 
     /// Kills it (SIGKILL).
@@ -88,7 +95,7 @@ impl ZooKeeper {
 
     /// Starts it again on the same address with the same data.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(&self.folder)?;
+        self.process = run(&self.place, &self.folder)?;
         self.wait_ready()
     }
 
@@ -117,7 +124,7 @@ impl ZooKeeper {
     }
 }
 
-fn run(folder: &Path) -> Result<Process> {
+fn run(place: &Place, folder: &Path) -> Result<Process> {
     fs::metadata(JAR).context("ZooKeeper is not installed; `make test` installs it")?;
     let mut command = Command::new("java");
     command
@@ -130,5 +137,5 @@ fn run(folder: &Path) -> Result<Process> {
         .arg("org.apache.zookeeper.server.ZooKeeperServerMain")
         .arg(folder.join("zoo.cfg"))
         .current_dir(folder);
-    Process::start("zookeeper", &mut command, folder)
+    Process::start("zookeeper", &mut place.command(command), folder)
 }

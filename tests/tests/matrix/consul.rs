@@ -1,0 +1,115 @@
+//! Consul with its own command line as the stock client.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use testkit::netns::Site;
+use testkit::process::Process;
+use testkit::programs;
+
+use crate::state::{Entry, Instance, SERVICE, State};
+
+/// The program, spoken to in the registry's namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Cli {
+    pub(crate) site: Arc<Site>,
+    pub(crate) server: String,
+}
+
+impl Cli {
+    fn command(&self, words: &[&str]) -> Result<Command> {
+        let mut command = Command::new(programs::peer("consul").context("make peers builds it")?);
+        command.env("CONSUL_HTTP_ADDR", &self.server).args(words);
+        Ok(self.site.enter(&command))
+    }
+
+    fn run(&self, words: &[&str]) -> Result<()> {
+        let output = self.command(words)?.output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "consul {words:?}: {said}");
+        Ok(())
+    }
+
+    /// Registers an instance, or changes it.
+    pub(crate) fn register(&self, host: &str, instance: &Instance) -> Result<()> {
+        let Instance {
+            port,
+            weight,
+            color,
+            ..
+        } = instance;
+        self.run(&[
+            "services",
+            "register",
+            &format!("-name={SERVICE}"),
+            &format!("-id={port}"),
+            &format!("-address={host}"),
+            &format!("-port={port}"),
+            &format!("-meta=weight={weight}"),
+            &format!("-meta=color={color}"),
+        ])
+    }
+
+    /// Takes an instance out.
+    pub(crate) fn deregister(&self, port: u16) -> Result<()> {
+        self.run(&["services", "deregister", &format!("-id={port}")])
+    }
+}
+
+/// An application that watches the instances.
+#[derive(Debug)]
+pub(crate) struct Watcher(Process);
+
+impl Watcher {
+    pub(crate) fn start(client: &Cli, folder: &Path) -> Result<Watcher> {
+        let service = format!("-service={SERVICE}");
+        let mut watch = client.command(&[
+            "watch",
+            "-type=service",
+            &service,
+            "-passingonly=true",
+            "cat",
+        ])?;
+        Process::converse("consul-watcher", &mut watch, folder).map(Watcher)
+    }
+
+    /// The states that it saw since it was last asked.
+    pub(crate) fn news(&mut self) -> Result<Vec<State>> {
+        let mut states = Vec::new();
+        while let Ok(line) = self.0.hear(Duration::ZERO) {
+            let news: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+            let entries = news.as_array().into_iter().flatten();
+            let entries =
+                entries.map(|entry| read(&entry["Service"]).with_context(|| entry.to_string()));
+            let mut state: State = entries.collect::<Result<_>>()?;
+            state.sort();
+            states.push(state);
+        }
+        self.0.check()?;
+        Ok(states)
+    }
+}
+
+fn read(service: &Value) -> Option<Entry> {
+    let meta = |name: &str, usual: &str| {
+        let word = service["Meta"][name].as_str();
+        word.unwrap_or(usual).to_owned()
+    };
+    // Consul's keys have no dots: the hub writes them in a way of its own.
+    let words = service["Meta"].as_object()?;
+    let mark = words
+        .iter()
+        .find(|(key, _)| key.starts_with("mesh") && key.ends_with("origin"));
+    Some(Entry {
+        port: service["Port"].as_u64()?.try_into().ok()?,
+        weight: meta("weight", "100").parse().ok()?,
+        color: meta("color", "-"),
+        mark: mark
+            .map_or("-", |(_, mark)| mark.as_str().unwrap_or_default())
+            .to_owned(),
+    })
+}
