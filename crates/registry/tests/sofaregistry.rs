@@ -201,6 +201,11 @@ async fn applications_and_hub_find_each_other_whatever_happens_to_the_server() -
     many_services_are_written_and_read(&server, &one, &two).await?;
 
     a_server_that_lost_everything(&mut server, &one, &both, &mut caller).await?;
+    // What the other hub has not seen again it would hold back, gone or not.
+    until("the other hub holds nothing back any more", async || {
+        status(&two).await.ok().filter(|s| s.held == 0)
+    })
+    .await?;
 
     // A client that dies takes its publications along.
     caller.tell("publish com.foo.Pay:1.0@DEFAULT SOFA 10.0.0.7:12200?weight=100")?;
