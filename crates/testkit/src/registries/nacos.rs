@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::http;
 use crate::netns::Site;
@@ -16,6 +16,9 @@ use crate::registries::place::Place;
 use crate::wait;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Until the user is there.
+const USER_LIMIT: Duration = Duration::from_secs(10);
+const STARTS: usize = 3;
 /// Of the user who is there from the beginning.
 const USER: &str = "mesh";
 
@@ -51,7 +54,34 @@ impl Nacos {
             process,
         };
         server.wait_ready()?;
-        Ok(server)
+        // It can fail within while it makes its data, and answers then without the user.
+        for _ in 0..STARTS {
+            if server.has_user()? {
+                return Ok(server);
+            }
+            server.kill()?;
+            fs::remove_dir_all(server.folder.join("data"))?;
+            fs::create_dir_all(server.folder.join("data"))?;
+            server.restart()?;
+        }
+        bail!("Nacos has no user {USER} after {STARTS} starts")
+    }
+
+    /// Whether the user can log in, if there has to be one.
+    fn has_user(&mut self) -> Result<bool> {
+        let Some(password) = &self.password else {
+            return Ok(true);
+        };
+        let form = format!("username={USER}&password={password}");
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        let address = self.address();
+        let log_in = || {
+            let path = "/nacos/v1/auth/login";
+            let answer = http::request(address, "POST", path, &headers, form.as_bytes())?;
+            ensure!(answer.status == 200, "says {}", answer.status);
+            Ok(())
+        };
+        Ok(wait::until_ok("log in", USER_LIMIT, log_in).is_ok())
     }
 
     /// Where clients connect; gRPC is 1000 ports higher.
