@@ -62,7 +62,25 @@ async fn find(
     own.ok_or_else(|| Undone::Refused(sessions::no_session()))
 }
 
+/// What is fit to be carried out, or an answer why not.
+fn or_refuse<C, T>(checked: Result<C, Error>, answer: Answer<T>) -> Option<(C, Answer<T>)> {
+    match checked {
+        Ok(fit) => Some((fit, answer)),
+        Err(error) => {
+            // One who does not wait for the answer any more does not need it.
+            drop(answer.send(Err(error)));
+            None
+        }
+    }
+}
+
 impl Shared {
+    /// How many instances a session holds.
+    fn instances_in(&self, session: Option<&Session>) -> usize {
+        let held = session.and_then(|session| self.held.get(&session.lease));
+        held.map_or(0, |held| held.instances.len())
+    }
+
     /// Begins to carry out a command.
     pub(super) fn begin(&mut self, command: Command, client: &Client) {
         let client = client.clone();
@@ -107,13 +125,8 @@ impl Shared {
         client: Client,
     ) -> Option<Call> {
         let batch = self.state.batch();
-        let instances = match self.state.prepare(&batch, instances) {
-            Ok(instances) => instances,
-            Err(error) => {
-                drop(answer.send(Err(error)));
-                return None;
-            }
-        };
+        let prepared = self.state.prepare(&batch, instances);
+        let (instances, answer) = or_refuse(prepared, answer)?;
         let (mut puts, mut same) = (HashMap::new(), Vec::new());
         let mut registered = Vec::with_capacity(instances.len());
         for instance in &instances {
@@ -165,13 +178,8 @@ impl Shared {
             instance.ttl = known.as_ref().map(|session| session.ttl);
         }
         let batch = self.state.batch();
-        let instances = match self.state.prepare(&batch, instances) {
-            Ok(instances) => instances,
-            Err(error) => {
-                drop(answer.send(Err(error)));
-                return None;
-            }
-        };
+        let prepared = self.state.prepare(&batch, instances);
+        let (instances, answer) = or_refuse(prepared, answer)?;
         let mut registered = Vec::with_capacity(instances.len());
         let mut writes: HashMap<InstanceRef, Arc<Instance>> = HashMap::new();
         for instance in instances {
@@ -260,10 +268,8 @@ impl Shared {
         answer: Answer<SessionState>,
         client: Client,
     ) -> Option<Call> {
-        if let Err(error) = sessions::check_new(&self.limits, self.sessions.len(), ttl) {
-            drop(answer.send(Err(error)));
-            return None;
-        }
+        let checked = sessions::check_new(&self.limits, self.sessions.len(), ttl);
+        let ((), answer) = or_refuse(checked, answer)?;
         let key = self.keys.name(&Key::Session(claim.id));
         Some(Box::pin(async move {
             let open = async {
@@ -290,9 +296,7 @@ impl Shared {
         client: Client,
     ) -> Call {
         let known = self.sessions.get(&claim.id).cloned();
-        let lease = known.as_ref().map(|session| session.lease);
-        let held = lease.and_then(|lease| self.held.get(&lease));
-        let instances = held.map_or(0, |held| held.instances.len());
+        let instances = self.instances_in(known.as_ref());
         let keys = self.keys.clone();
         Box::pin(async move {
             let look = async {
@@ -317,9 +321,7 @@ impl Shared {
         client: Client,
     ) -> Call {
         let known = self.sessions.get(&claim.id).cloned();
-        let lease = known.as_ref().map(|session| session.lease);
-        let held = lease.and_then(|lease| self.held.get(&lease));
-        let count = held.map_or(0, |held| held.instances.len());
+        let count = self.instances_in(known.as_ref());
         let keys = self.keys.clone();
         Box::pin(async move {
             let close = async {
@@ -345,10 +347,7 @@ impl Shared {
         let checked = self
             .interfaces
             .check_room(&[&interface.key], self.limits.interfaces);
-        if let Err(error) = checked {
-            drop(answer.send(Err(error)));
-            return None;
-        }
+        let ((), answer) = or_refuse(checked, answer)?;
         let created = self.interfaces.get(&interface.key).is_none();
         let put = Put::interface(&self.keys, interface);
         Some(Box::pin(async move {
@@ -412,10 +411,7 @@ impl Shared {
             0 => self.interfaces.check_room(&keys, self.limits.interfaces),
             _ => Err(Error::NotEmpty(there)),
         };
-        if let Err(error) = checked {
-            drop(answer.send(Err(error)));
-            return None;
-        }
+        let ((), answer) = or_refuse(checked, answer)?;
         let described = interfaces.iter().map(|i| Put::interface(&self.keys, i));
         let registered = instances.iter().map(|i| Put::new(&self.keys, i));
         let puts = described.chain(registered).collect();
