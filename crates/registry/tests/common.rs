@@ -1,14 +1,18 @@
-//! A registry behind a socket, and waiting with a deadline.
+//! A registry behind a socket, hubs and what they have, and waiting with a deadline.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, ensure};
 use api::mesh::registry::v1 as pb;
 use pb::registry_service_client::RegistryServiceClient;
 use registry::client::{Client, Content};
-use registry::{Api, Hub, HubOptions, Instance, Limits, Registry, RegistrySource, ServiceKey};
+use registry::{
+    Api, Hub, HubOptions, Instance, Limits, Registry, RegistrySource, ServiceKey, SourceStatus,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -171,16 +175,73 @@ pub(crate) async fn wait_told(
     expected: &[&str],
 ) -> anyhow::Result<()> {
     const LIMIT: Duration = Duration::from_secs(60);
-    let deadline = tokio::time::Instant::now() + LIMIT;
+    wait_same(LIMIT, || told(hub, key, &tell), expected)
+        .await
+        .with_context(|| key.to_string())
+}
+
+/// A hub of a mesh without a registry of its own.
+pub(crate) fn hub_of(mesh: &str) -> Hub {
+    Hub::start(HubOptions {
+        mesh_id: mesh.to_owned(),
+        ..HubOptions::default()
+    })
+}
+
+/// All instances that a hub has.
+pub(crate) fn instances(hub: &Hub) -> Vec<Arc<Instance>> {
+    let services = hub.snapshot();
+    let all = services.iter().flat_map(|s| s.instances.iter().cloned());
+    all.collect()
+}
+
+/// All of them as they are told, in order.
+pub(crate) fn all_told(hub: &Hub, tell: impl Fn(&Instance) -> String) -> Vec<String> {
+    let mut all: Vec<String> = instances(hub).iter().map(|i| tell(i)).collect();
+    all.sort();
+    all
+}
+
+/// How a hub is doing with its only source.
+pub(crate) async fn status(hub: &Hub) -> anyhow::Result<SourceStatus> {
+    let status = hub.status().await.context("the hub has ended")?;
+    status.sources.into_iter().next().context("no source")
+}
+
+/// Looks until there is something.
+pub(crate) async fn until<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + limit;
     loop {
-        let all = told(hub, key, &tell);
-        if all == expected {
-            return Ok(());
+        if let Some(value) = look().await {
+            return Ok(value);
         }
-        anyhow::ensure!(
-            tokio::time::Instant::now() < deadline,
-            "{key}: {expected:?} expected, {all:?}"
-        );
+        ensure!(Instant::now() < deadline, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Looks until it is this.
+pub(crate) async fn wait_same(
+    limit: Duration,
+    look: impl Fn() -> Vec<String>,
+    expected: &[&str],
+) -> anyhow::Result<()> {
+    until(limit, &format!("{expected:?}"), async || {
+        (look() == expected).then_some(())
+    })
+    .await
+    .with_context(|| format!("there are {:?}", look()))
+}
+
+/// Whether a program of `make peers` is there; its tests are left out without it.
+pub(crate) fn is_built(program: &str) -> bool {
+    let found = testkit::programs::peer(program).is_some();
+    if !found {
+        eprintln!("skipped: {program} is not built; make peers builds it");
+    }
+    found
 }

@@ -1,5 +1,7 @@
 //! The etcd adapter with a real server; its other client speaks to the server's JSON gateway.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use registry::{
-    Hub, HubOptions, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceStatus, Trouble,
-    Wanted,
-};
+use common::{all_told, hub_of, status, until, wait_same};
+use registry::{Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, Trouble, Wanted};
 use serde_json::{Value, json};
 use testkit::net::Loopback;
 use testkit::process::Process;
@@ -71,11 +71,12 @@ impl Gateway {
     }
 }
 
-fn hub(mesh: &str) -> Hub {
-    Hub::start(HubOptions {
-        mesh_id: mesh.to_owned(),
-        ..HubOptions::default()
-    })
+fn endpoints(hub: &Hub) -> Vec<String> {
+    all_told(hub, |i| format!("{}:{} v{}", i.address, i.port, i.version))
+}
+
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    wait_same(LIMIT, || endpoints(hub), expected).await
 }
 
 fn source(server: SocketAddr, more: Value) -> Result<registry::SourceSpec> {
@@ -88,40 +89,6 @@ fn source(server: SocketAddr, more: Value) -> Result<registry::SourceSpec> {
     let spec = json!({"etcd": etcd, "protection": {"hold": "2s"}});
     let spec: RegistrySource = serde_json::from_value(spec)?;
     Ok(spec.compile("etcd")?)
-}
-
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn endpoints(hub: &Hub) -> Vec<String> {
-    let services = hub.snapshot();
-    let instances = services.iter().flat_map(|service| service.instances.iter());
-    let mut all: Vec<String> = instances
-        .map(|i| format!("{}:{} v{}", i.address, i.port, i.version))
-        .collect();
-    all.sort();
-    all
-}
-
-async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
-    until(&format!("{expected:?}"), async || {
-        (endpoints(hub) == expected).then_some(())
-    })
-    .await
-    .with_context(|| format!("there are {:?}", endpoints(hub)))
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
 }
 
 fn copy(port: u16) -> (Arc<str>, Arc<Instance>) {
@@ -152,7 +119,7 @@ async fn providers_are_read_and_outlive_the_server() -> Result<()> {
     gateway.put("dubbo://10.0.0.2:20880/com.foo.Order", &json!(0))?;
     gateway.put("dubbo%3A%2F%2F10.0.0.3%3A99999%2Fcom.foo.Order", &json!(0))?;
 
-    let hub = hub("one");
+    let hub = hub_of("one");
     hub.set_sources(vec![source(server.address(), Value::Null)?]);
     let both = ["10.0.0.1:20880 v1.0", "10.0.0.2:20880 v"];
     wait_endpoints(&hub, &both).await?;
@@ -169,7 +136,7 @@ async fn providers_are_read_and_outlive_the_server() -> Result<()> {
 
     // A server that is away takes nothing with it, and what it forgot meanwhile is asked for again.
     server.kill()?;
-    until("the loss is known", async || {
+    until(LIMIT, "the loss is known", async || {
         status(&hub).await.ok().filter(|s| !s.connected && s.stale)
     })
     .await?;
@@ -187,7 +154,7 @@ async fn copies_live_as_long_as_the_hub() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut server = Etcd::start(folder.path())?;
     let gateway = Gateway(server.address());
-    let one = hub("one");
+    let one = hub_of("one");
     one.set_sources(vec![source(server.address(), Value::Null)?]);
     one.set_wanted("etcd", wanted(&[1, 2], &[]));
     let entries = gateway.wait_entries(2)?;
@@ -197,7 +164,7 @@ async fn copies_live_as_long_as_the_hub() -> Result<()> {
         "{entries:?}"
     );
     // Its own copies are no instances of the mesh; to another mesh they are instances like others.
-    let two = hub("two");
+    let two = hub_of("two");
     two.set_sources(vec![source(server.address(), Value::Null)?]);
     let both = ["10.9.0.1:1 v", "10.9.0.1:2 v"];
     wait_endpoints(&two, &both).await?;
@@ -224,17 +191,17 @@ async fn copies_live_as_long_as_the_hub() -> Result<()> {
 async fn more_than_one_page_is_read_and_written() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Etcd::start(folder.path())?;
-    let one = hub("one");
+    let one = hub_of("one");
     one.set_sources(vec![source(server.address(), Value::Null)?]);
     let ports: Vec<u16> = (1..=3000).collect();
     one.set_wanted("etcd", wanted(&ports, &[]));
-    until("all are written", async || {
+    until(LIMIT, "all are written", async || {
         status(&one).await.ok().filter(|s| s.copies == ports.len())
     })
     .await?;
-    let two = hub("two");
+    let two = hub_of("two");
     two.set_sources(vec![source(server.address(), Value::Null)?]);
-    let read = until("all are read", async || {
+    let read = until(LIMIT, "all are read", async || {
         status(&two)
             .await
             .ok()
@@ -270,13 +237,13 @@ async fn logs_in_and_says_why_it_cannot() -> Result<()> {
     )?;
     gateway.ask("auth/enable", &json!({}))?;
 
-    let hub = hub("one");
+    let hub = hub_of("one");
     for login in [
         Value::Null,
         json!({"login": {"username": "mesh", "password": "wrong-word"}}),
     ] {
         hub.set_sources(vec![source(server.address(), login)?]);
-        let failed = until("the refusal is known", async || {
+        let failed = until(LIMIT, "the refusal is known", async || {
             let refused = Some(Trouble::Refused);
             status(&hub).await.ok().filter(|s| s.trouble == refused)
         })
@@ -289,7 +256,7 @@ async fn logs_in_and_says_why_it_cannot() -> Result<()> {
     wait_endpoints(&hub, &["10.0.0.1:1 v"]).await?;
     // Who may only read still reads.
     hub.set_wanted("etcd", wanted(&[1], &[]));
-    let why = until("the refusal of the copy is known", async || {
+    let why = until(LIMIT, "the refusal of the copy is known", async || {
         status(&hub).await.ok()?.failed.into_values().next()
     })
     .await?;
@@ -321,9 +288,9 @@ async fn a_dubbo_consumer_calls_a_provider_of_another_etcd() -> Result<()> {
     let flags = [("label", "v1"), ("host", &host), ("port", "20880")];
     let mut provider = dubbo("provider", &providers, &flags, folder.path())?;
 
-    let hub = hub("one");
+    let hub = hub_of("one");
     hub.set_sources(vec![source(providers.address(), Value::Null)?]);
-    let read = until("the provider is read", async || {
+    let read = until(LIMIT, "the provider is read", async || {
         let services = hub.snapshot();
         let service = services.get(&ServiceKey::new("dubbo", "mesh.apps.dubbo2.Echo"))?;
         service.instances.first().cloned()
@@ -336,7 +303,7 @@ async fn a_dubbo_consumer_calls_a_provider_of_another_etcd() -> Result<()> {
     let mark = [(ORIGIN_MARK, "one/etcd")];
     copy.metadata = copy.metadata.iter().chain(mark).collect();
 
-    let writer = self::hub("one");
+    let writer = self::hub_of("one");
     writer.set_sources(vec![source(consumers.address(), Value::Null)?]);
     let publish = [("copy".into(), Arc::new(copy))].into_iter().collect();
     let withdraw = std::collections::BTreeMap::new();

@@ -1,13 +1,14 @@
 //! The Eureka adapter with a real server and Spring Cloud's stock client.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use registry::{
-    Hub, HubOptions, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceStatus, Wanted,
-};
+use anyhow::{Result, ensure};
+use common::{all_told, hub_of, status, until, wait_same};
+use registry::{Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, Wanted};
 use serde_json::json;
 use testkit::process::Process;
 use testkit::registries::Eureka;
@@ -49,11 +50,18 @@ impl App {
     }
 }
 
-fn hub(mesh: &str) -> Hub {
-    Hub::start(HubOptions {
-        mesh_id: mesh.to_owned(),
-        ..HubOptions::default()
+fn endpoints(hub: &Hub) -> Vec<String> {
+    all_told(hub, |i| {
+        let zone = i.metadata.get("zone").unwrap_or("-");
+        format!(
+            "{} {}:{} {} {zone}",
+            i.service, i.address, i.port, i.healthy
+        )
     })
+}
+
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    wait_same(LIMIT, || endpoints(hub), expected).await
 }
 
 fn source(servers: &[String]) -> Result<registry::SourceSpec> {
@@ -62,46 +70,6 @@ fn source(servers: &[String]) -> Result<registry::SourceSpec> {
         "protection": {"hold": "2s"},
     }))?;
     Ok(spec.compile("eureka")?)
-}
-
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn endpoints(hub: &Hub) -> Vec<String> {
-    let services = hub.snapshot();
-    let instances = services.iter().flat_map(|service| service.instances.iter());
-    let mut all: Vec<String> = instances
-        .map(|i| {
-            let zone = i.metadata.get("zone").unwrap_or("-");
-            format!(
-                "{} {}:{} {} {zone}",
-                i.service, i.address, i.port, i.healthy
-            )
-        })
-        .collect();
-    all.sort();
-    all
-}
-
-async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
-    until(&format!("{expected:?}"), async || {
-        (endpoints(hub) == expected).then_some(())
-    })
-    .await
-    .with_context(|| format!("there are {:?}", endpoints(hub)))
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
 }
 
 fn copy(port: u16) -> (Arc<str>, Arc<Instance>) {
@@ -132,7 +100,7 @@ fn seen(ports: &[u16]) -> String {
 async fn what_spring_registers_is_read_and_copies_are_found_by_spring() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut server = Eureka::start(folder.path())?;
-    let one = hub("one");
+    let one = hub_of("one");
     // A peer that is not there is passed over.
     one.set_sources(vec![source(&[
         "http://127.0.0.1:1/eureka".to_owned(),
@@ -150,7 +118,7 @@ async fn what_spring_registers_is_read_and_copies_are_found_by_spring() -> Resul
     shop.wait("find orders", &seen(&[8001, 8002]))?;
 
     // To another mesh copies are instances like others.
-    let two = hub("two");
+    let two = hub_of("two");
     two.set_sources(vec![source(&[server.url()])?]);
     let of_all = [
         "springcloud/orders 10.9.0.1:8001 true east",
@@ -167,7 +135,7 @@ async fn what_spring_registers_is_read_and_copies_are_found_by_spring() -> Resul
 
     // A server that comes back empty gets the copies again, and nothing flaps in the mesh.
     server.kill()?;
-    until("the loss is known", async || {
+    until(LIMIT, "the loss is known", async || {
         status(&one).await.ok().filter(|s| !s.connected && s.stale)
     })
     .await?;

@@ -347,6 +347,19 @@ async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<
     let mut other = Instance::new(ServiceKey::new("dubbo", SHOP), &host, 20882);
     other.ttl = None;
     facade.registry.register(vec![other]).await?;
+    both_answer(&mut consumer)?;
+
+    // A crash: what its connections held goes, the other's stays.
+    here.kill()?;
+    let rest = format!("{host}:20882/100/true");
+    facade.wait("dubbo", SHOP, &[&rest]).await?;
+    let tally = consumer.tally("who", 20, "")?;
+    assert_eq!(tally.of("elsewhere"), 20, "{tally:?}");
+    Ok(())
+}
+
+/// Calls until both providers have answered.
+fn both_answer(consumer: &mut testkit::apps::Consumer) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {
         let tally = consumer.tally("who", 20, "")?;
@@ -355,13 +368,6 @@ async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<
         }
         ensure!(Instant::now() < deadline, "{tally:?}");
     }
-
-    // A crash: what its connections held goes, the other's stays.
-    here.kill()?;
-    let rest = format!("{host}:20882/100/true");
-    facade.wait("dubbo", SHOP, &[&rest]).await?;
-    let tally = consumer.tally("who", 20, "")?;
-    assert_eq!(tally.of("elsewhere"), 20, "{tally:?}");
     Ok(())
 }
 
@@ -394,14 +400,7 @@ async fn stock_sofarpc_registers_and_finds_what_other_registries_hold() -> Resul
     let mut other = Instance::new(ServiceKey::new("bolt", service), &host, 12202);
     other.ttl = None;
     facade.registry.register(vec![other]).await?;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let tally = consumer.tally("who", 20, "")?;
-        if tally.of("here") > 0 && tally.of("elsewhere") > 0 {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "{tally:?}");
-    }
+    both_answer(&mut consumer)?;
     here.kill()?;
     let rest = format!("{host}:12202/100/true");
     facade.wait("bolt", service, &[&rest]).await?;

@@ -1,15 +1,18 @@
 //! The Nacos adapter with the mesh's own Nacos face on the other side: over gRPC, where that tells which services come, and
 //! over HTTP, where it is asked.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::{all_told, hub_of, status, until, wait_same};
 use registry::facades::nacos::{Config, GRPC_OFFSET, serve};
 use registry::{
     Credentials, Hub, HubOptions, Instance, InstanceRef, Limits, ORIGIN_MARK, Registry,
-    RegistrySource, ServiceKey, SourceStatus, Trouble, Wanted,
+    RegistrySource, ServiceKey, Trouble, Wanted,
 };
 use serde_json::{Value, json};
 use testkit::net::Loopback;
@@ -102,45 +105,14 @@ fn describe(instance: &Instance) -> String {
     format!("{service} {address}:{port} g{group} w{weight}")
 }
 
-fn hub() -> Hub {
-    Hub::start(HubOptions {
-        mesh_id: "mesh".to_owned(),
-        ..HubOptions::default()
-    })
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    wait_same(LIMIT, || all_told(hub, describe), expected).await
 }
 
 fn source(nacos: &Value) -> Result<registry::SourceSpec> {
     let spec = json!({"nacos": nacos, "protection": {"hold": "3s"}});
     let spec: RegistrySource = serde_json::from_value(spec)?;
     Ok(spec.compile("nacos")?)
-}
-
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
-}
-
-async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
-    let all = || {
-        let services = hub.snapshot();
-        let instances = services.iter().flat_map(|s| s.instances.iter());
-        let mut all: Vec<String> = instances.map(|i| describe(i)).collect();
-        all.sort();
-        all
-    };
-    let found = until("the endpoints", async || (all() == expected).then_some(())).await;
-    found.with_context(|| format!("{expected:?} expected, {:?}", all()))
 }
 
 fn copy(protocol: &str, name: &str, port: u16) -> (Arc<str>, Arc<Instance>) {
@@ -168,7 +140,7 @@ async fn reads_and_writes(protocol: &str) -> Result<()> {
     server.register("dubbo", "com.foo.Order", 1, "blue").await?;
     server.register("bolt", "com.foo.Cart", 2, "uid").await?;
     server.register("springcloud", "shop", 3, "").await?;
-    let hub = hub();
+    let hub = hub_of("mesh");
     hub.set_sources(vec![source(&json!({
         "servers": ["127.0.0.1:1", server.address.to_string()],
         "protocol": protocol,
@@ -207,9 +179,11 @@ async fn reads_and_writes(protocol: &str) -> Result<()> {
             let all = server.holds().into_iter();
             all.filter(|line| line.contains("10.9.0.1")).collect()
         };
-        until("the copies", async || (holds() == expected).then_some(()))
-            .await
-            .with_context(|| format!("{expected:?} expected, {:?}", server.holds()))
+        until(LIMIT, "the copies", async || {
+            (holds() == expected).then_some(())
+        })
+        .await
+        .with_context(|| format!("{expected:?} expected, {:?}", server.holds()))
     };
     let lines = [
         "dubbo/com.foo.Order 10.9.0.1:11 g w250",
@@ -217,7 +191,7 @@ async fn reads_and_writes(protocol: &str) -> Result<()> {
         "springcloud/shop 10.9.0.1:13 g w250",
     ];
     written(&server, &lines).await?;
-    until("they are known as copies", async || {
+    until(LIMIT, "they are known as copies", async || {
         let status = status(&hub).await.ok()?;
         (status.copies == 3 && status.instances == 3).then_some(())
     })
@@ -254,7 +228,7 @@ async fn a_wrong_password_is_known_as_one_and_not_shown() -> Result<()> {
     let server = Server::start(loopback.address(1, 8848), Some(right)).await?;
     server.register("http", "shop", 3, "").await?;
     for protocol in ["grpc", "http"] {
-        let hub = hub();
+        let hub = hub_of("mesh");
         let login = |password: &str| {
             source(&json!({
                 "servers": [server.address.to_string()],
@@ -265,7 +239,7 @@ async fn a_wrong_password_is_known_as_one_and_not_shown() -> Result<()> {
         let spec = login("wrong-word")?;
         ensure!(!format!("{spec:?}").contains("-word"), "{spec:?}");
         hub.set_sources(vec![spec]);
-        let failed = until("the refusal is known", async || {
+        let failed = until(LIMIT, "the refusal is known", async || {
             let status = status(&hub).await.ok();
             status.filter(|s| s.trouble == Some(Trouble::Refused))
         })

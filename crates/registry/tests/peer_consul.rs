@@ -1,29 +1,21 @@
 //! The Consul adapter with a real server. Where `make peers` has not built it there is nothing to test with.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use registry::{
-    Hub, HubOptions, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceStatus, Trouble,
-    Wanted,
-};
+use common::{all_told, hub_of, is_built, status, until, wait_same};
+use registry::{Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, Trouble, Wanted};
 use serde_json::{Value, json};
 use testkit::net::Loopback;
 use testkit::process::Process;
 use testkit::registries::Consul;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn is_built() -> bool {
-    let found = testkit::programs::peer("consul").is_some();
-    if !found {
-        eprintln!("skipped: Consul is not built; make peers builds it");
-    }
-    found
-}
 
 fn put(server: SocketAddr, path: &str, body: &Value) -> Result<()> {
     // A handler that reads no body ends the connection when there is one.
@@ -65,11 +57,17 @@ fn wait_seen(server: SocketAddr, name: &str, ports: &[u64]) -> Result<Vec<Value>
     })
 }
 
-fn hub(mesh: &str) -> Hub {
-    Hub::start(HubOptions {
-        mesh_id: mesh.to_owned(),
-        ..HubOptions::default()
+fn endpoints(hub: &Hub) -> Vec<String> {
+    all_told(hub, |i| {
+        format!(
+            "{} {}:{} w{} {}",
+            i.service, i.address, i.port, i.weight, i.healthy
+        )
     })
+}
+
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    wait_same(LIMIT, || endpoints(hub), expected).await
 }
 
 fn source(server: SocketAddr, token: Option<&str>) -> Result<registry::SourceSpec> {
@@ -84,48 +82,9 @@ fn source(server: SocketAddr, token: Option<&str>) -> Result<registry::SourceSpe
     Ok(spec.compile("consul")?)
 }
 
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn endpoints(hub: &Hub) -> Vec<String> {
-    let services = hub.snapshot();
-    let instances = services.iter().flat_map(|service| service.instances.iter());
-    let mut all: Vec<String> = instances
-        .map(|i| {
-            format!(
-                "{} {}:{} w{} {}",
-                i.service, i.address, i.port, i.weight, i.healthy
-            )
-        })
-        .collect();
-    all.sort();
-    all
-}
-
-async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
-    until(&format!("{expected:?}"), async || {
-        (endpoints(hub) == expected).then_some(())
-    })
-    .await
-    .with_context(|| format!("there are {:?}", endpoints(hub)))
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn services_are_read_as_they_change_and_outlive_the_server() -> Result<()> {
-    if !is_built() {
+    if !is_built("consul") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -146,7 +105,7 @@ async fn services_are_read_as_they_change_and_outlive_the_server() -> Result<()>
         put(to, "catalog/register", &node)?;
     }
 
-    let hub = hub("one");
+    let hub = hub_of("one");
     hub.set_sources(vec![source(to, None)?]);
     let mut all = [
         "bolt/com.foo.Cart 10.0.0.1:12200 w100 true",
@@ -179,7 +138,7 @@ async fn services_are_read_as_they_change_and_outlive_the_server() -> Result<()>
     );
 
     server.kill()?;
-    until("the loss is known", async || {
+    until(LIMIT, "the loss is known", async || {
         status(&hub).await.ok().filter(|s| !s.connected && s.stale)
     })
     .await?;
@@ -203,13 +162,13 @@ fn copy(port: u16) -> (Arc<str>, Arc<Instance>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_live_as_long_as_the_hub() -> Result<()> {
-    if !is_built() {
+    if !is_built("consul") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
     let mut server = Consul::start(folder.path(), "{}")?;
     let to = server.address();
-    let one = hub("one");
+    let one = hub_of("one");
     one.set_sources(vec![source(to, None)?]);
     let wanted = |publish: &[u16], withdraw: &[u16]| Wanted {
         publish: publish.iter().map(|port| copy(*port)).collect(),
@@ -224,7 +183,7 @@ async fn copies_live_as_long_as_the_hub() -> Result<()> {
     ensure!(url.len() <= 512 && url.contains("&version=1.0&"), "{url}");
 
     // Its own copies are no instances of the mesh; to another mesh they are instances like others.
-    let two = hub("two");
+    let two = hub_of("two");
     two.set_sources(vec![source(to, None)?]);
     let both = [
         "dubbo/com.foo.Order 10.9.0.1:1 w100 true",
@@ -257,17 +216,17 @@ async fn copies_live_as_long_as_the_hub() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_sent_and_never_shown() -> Result<()> {
-    if !is_built() {
+    if !is_built("consul") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
     let acl = json!({"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root-word"}}});
     let server = Consul::start(folder.path(), &acl.to_string())?;
-    let hub = hub("one");
+    let hub = hub_of("one");
     let spec = source(server.address(), Some("wrong-word"))?;
     ensure!(!format!("{spec:?}").contains("-word"), "the token is shown");
     hub.set_sources(vec![spec]);
-    let failed = until("the refusal is known", async || {
+    let failed = until(LIMIT, "the refusal is known", async || {
         let refused = Some(Trouble::Refused);
         status(&hub).await.ok().filter(|s| s.trouble == refused)
     })
@@ -285,7 +244,7 @@ async fn a_token_is_sent_and_never_shown() -> Result<()> {
             ..Wanted::default()
         },
     );
-    until("the copy is there", async || {
+    until(LIMIT, "the copy is there", async || {
         status(&hub)
             .await
             .ok()
@@ -297,7 +256,7 @@ async fn a_token_is_sent_and_never_shown() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_services_than_an_agent_allows_connections_are_read_in_turn() -> Result<()> {
-    if !is_built() {
+    if !is_built("consul") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -311,9 +270,9 @@ async fn more_services_than_an_agent_allows_connections_are_read_in_turn() -> Re
             &service(&name, &name, json!({})),
         )?;
     }
-    let hub = hub("one");
+    let hub = hub_of("one");
     hub.set_sources(vec![source(to, None)?]);
-    let all = until("all are read", async || {
+    let all = until(LIMIT, "all are read", async || {
         status(&hub)
             .await
             .ok()
@@ -323,7 +282,7 @@ async fn more_services_than_an_agent_allows_connections_are_read_in_turn() -> Re
     ensure!(all.sessions == 1, "{all:?}");
     let moved = service("shop-7", "shop-7", json!({"Port": 81}));
     put(to, "agent/service/register", &moved)?;
-    until("the change is read", async || {
+    until(LIMIT, "the change is read", async || {
         let services = hub.snapshot();
         let service = services.get(&ServiceKey::new("http", "shop-7"))?;
         service.instances.iter().any(|i| i.port == 81).then_some(())
@@ -344,7 +303,7 @@ fn dubbo(name: &str, server: &Consul, flags: &[(&str, &str)], folder: &Path) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dubbo_consumer_calls_a_provider_of_another_consul() -> Result<()> {
-    if !is_built() {
+    if !is_built("consul") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -358,9 +317,9 @@ async fn a_dubbo_consumer_calls_a_provider_of_another_consul() -> Result<()> {
     let flags = [("label", "v1"), ("host", &host), ("port", "20880")];
     let mut provider = dubbo("provider", &providers, &flags, folder.path())?;
 
-    let hub = hub("one");
+    let hub = hub_of("one");
     hub.set_sources(vec![source(providers.address(), None)?]);
-    let read = until("the provider is read", async || {
+    let read = until(LIMIT, "the provider is read", async || {
         let services = hub.snapshot();
         let service = services.get(&ServiceKey::new("dubbo", "mesh.apps.dubbo2.Echo"))?;
         service.instances.first().filter(|i| i.healthy).cloned()
@@ -373,7 +332,7 @@ async fn a_dubbo_consumer_calls_a_provider_of_another_consul() -> Result<()> {
     let mark = [(ORIGIN_MARK, "one/consul")];
     copy.metadata = copy.metadata.iter().chain(mark).collect();
 
-    let writer = self::hub("one");
+    let writer = self::hub_of("one");
     writer.set_sources(vec![source(consumers.address(), None)?]);
     let publish = [("copy".into(), Arc::new(copy))].into_iter().collect();
     let withdraw = std::collections::BTreeMap::new();

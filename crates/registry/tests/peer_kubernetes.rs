@@ -1,16 +1,18 @@
 //! The Kubernetes adapter with a real API server. Where `make peers` has not built it there is nothing to test with.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use common::{all_told, hub_of, instances, is_built, status, until, wait_same};
 use registry::kubernetes::Cluster;
 use registry::leader::{Election, LeaseObject, take_part};
 use registry::{
-    Hub, HubOptions, Instance, ORIGIN_MARK, RegistrySource, Role, ServiceKey, SourceSpec,
-    SourceStatus, Trouble, Wanted,
+    Hub, Instance, ORIGIN_MARK, RegistrySource, Role, ServiceKey, SourceSpec, Trouble, Wanted,
 };
 use serde_json::{Value, json};
 use testkit::registries::Kubernetes;
@@ -21,14 +23,6 @@ use tokio::task::JoinHandle;
 const LIMIT: Duration = Duration::from_secs(60);
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
-
-fn is_built() -> bool {
-    let found = testkit::programs::peer("kube-apiserver").is_some();
-    if !found {
-        eprintln!("skipped: kube-apiserver is not built; make peers builds it");
-    }
-    found
-}
 
 /// Applies an object of a namespace, or of none.
 fn apply(server: &Kubernetes, object: &Value) -> Result<()> {
@@ -91,11 +85,16 @@ fn node(name: &str, region: &str, zone: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
 }
 
-fn hub(mesh: &str) -> Hub {
-    Hub::start(HubOptions {
-        mesh_id: mesh.to_owned(),
-        ..HubOptions::default()
+fn endpoints(hub: &Hub) -> Vec<String> {
+    all_told(hub, |i| {
+        let state = if i.healthy { "" } else { " down" };
+        let version = i.metadata.get("version").unwrap_or("-");
+        format!("{} {}:{} {version}{state}", i.service, i.address, i.port)
     })
+}
+
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    wait_same(LIMIT, || endpoints(hub), expected).await
 }
 
 fn source(kubeconfig: &Path, more: &Value) -> Result<SourceSpec> {
@@ -108,56 +107,9 @@ fn source(kubeconfig: &Path, more: &Value) -> Result<SourceSpec> {
     Ok(spec.compile("cluster")?)
 }
 
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
-}
-
-fn instances(hub: &Hub) -> Vec<Arc<Instance>> {
-    let services = hub.snapshot();
-    let all = services.iter().flat_map(|s| s.instances.iter().cloned());
-    all.collect()
-}
-
-fn endpoints(hub: &Hub) -> Vec<String> {
-    let describe = |i: &Arc<Instance>| {
-        let state = if i.healthy { "" } else { " down" };
-        let of = |key| i.metadata.get(key).unwrap_or("-");
-        format!(
-            "{} {}:{} {}{state}",
-            i.service,
-            i.address,
-            i.port,
-            of("version")
-        )
-    };
-    let mut all: Vec<String> = instances(hub).iter().map(describe).collect();
-    all.sort();
-    all
-}
-
-async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
-    until(&format!("{expected:?}"), async || {
-        (endpoints(hub) == expected).then_some(())
-    })
-    .await
-    .with_context(|| format!("there are {:?}", endpoints(hub)))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn services_are_read_as_they_change() -> Result<()> {
-    if !is_built() {
+    if !is_built("kube-apiserver") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -184,7 +136,7 @@ async fn services_are_read_as_they_change() -> Result<()> {
     ]);
     apply(&server, &slice("orders-1", "orders", &targets, &both))?;
     // The API server makes a Service of its own, without endpoints.
-    let hub = hub("one");
+    let hub = hub_of("one");
     let admin = server.kubeconfig("admin-token")?;
     hub.set_sources(vec![source(&admin, &json!({}))?]);
     let mut all = vec![
@@ -218,7 +170,7 @@ async fn services_are_read_as_they_change() -> Result<()> {
     ]);
     apply(&server, &slice("orders-1", "orders", &targets, &one))?;
     let down = "http/orders.shop.svc.cluster.local 10.0.0.1:8080 v1 down";
-    until("one is down", async || {
+    until(LIMIT, "one is down", async || {
         endpoints(&hub)
             .iter()
             .any(|line| line == down)
@@ -227,7 +179,7 @@ async fn services_are_read_as_they_change() -> Result<()> {
     .await?;
     apply(&server, &pod("a", "v3", &json!({})))?;
     apply(&server, &node("n1", "west", "west-1"))?;
-    until("it has moved", async || {
+    until(LIMIT, "it has moved", async || {
         let first = of("10.0.0.1")?;
         (place(&first) == ["west", "west-1"] && first.metadata.get("version") == Some("v3"))
             .then_some(())
@@ -252,7 +204,7 @@ async fn services_are_read_as_they_change() -> Result<()> {
 
     // A server that is away empties nothing; what changed meanwhile is read when it is back.
     server.kill()?;
-    until("the loss is known", async || {
+    until(LIMIT, "the loss is known", async || {
         status(&hub).await.ok().filter(|s| !s.connected && s.stale)
     })
     .await?;
@@ -316,18 +268,18 @@ fn copied(server: &Kubernetes) -> Result<BTreeMap<String, String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_are_written_with_the_documented_permissions() -> Result<()> {
-    if !is_built() {
+    if !is_built("kube-apiserver") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
     let mut server = Kubernetes::start(folder.path())?;
     namespace(&server, "copies")?;
-    let hub_one = hub("one");
+    let hub_one = hub_of("one");
     // A token that the server does not know, and one whose owner may do nothing.
     let write = json!({"writeNamespace": "copies"});
     for token in ["wrong-token", Kubernetes::PILOT] {
         hub_one.set_sources(vec![source(&server.kubeconfig(token)?, &write)?]);
-        let refused = until("the refusal is known", async || {
+        let refused = until(LIMIT, "the refusal is known", async || {
             let status = status(&hub_one).await.ok()?;
             let is_it = match token {
                 Kubernetes::PILOT => status.reason.as_deref()?.contains("403"),
@@ -355,7 +307,7 @@ async fn copies_are_written_with_the_documented_permissions() -> Result<()> {
         copy("dubbo", "com.foo.Order", "2001:db8::1", 20880),
     ];
     hub_one.set_wanted("cluster", wanted(&copies, &[]));
-    let done = until("the copies are written", async || {
+    let done = until(LIMIT, "the copies are written", async || {
         let status = status(&hub_one).await.ok()?;
         (status.written == 6 && status.copies == 6 && status.failed.len() == 1).then_some(status)
     })
@@ -375,10 +327,10 @@ async fn copies_are_written_with_the_documented_permissions() -> Result<()> {
     );
 
     // Another mesh reads them as they were written; the same mesh, started anew, writes nothing a second time.
-    let hub_two = hub("two");
+    let hub_two = hub_of("two");
     let pilot = server.kubeconfig(Kubernetes::PILOT)?;
     hub_two.set_sources(vec![source(&pilot, &json!({}))?]);
-    until("the other mesh has them", async || {
+    until(LIMIT, "the other mesh has them", async || {
         (instances(&hub_two).len() == 6).then_some(())
     })
     .await?;
@@ -389,10 +341,10 @@ async fn copies_are_written_with_the_documented_permissions() -> Result<()> {
     assert_eq!((&*read.version, read.weight), ("1.0", 30));
     assert_eq!(read.metadata.get("methods"), Some("create,\"cancel\""));
     drop(hub_one);
-    let hub_one = hub("one");
+    let hub_one = hub_of("one");
     hub_one.set_sources(vec![source(&pilot, &write)?]);
     hub_one.set_wanted("cluster", wanted(&copies, &[]));
-    until("they are known", async || {
+    until(LIMIT, "they are known", async || {
         let status = status(&hub_one).await.ok()?;
         (status.written == 6).then_some(())
     })
@@ -408,7 +360,7 @@ async fn copies_are_written_with_the_documented_permissions() -> Result<()> {
     let mut more = copies.to_vec();
     more.push(copy("springcloud", "carts", "10.9.0.5", 80));
     hub_one.set_wanted("cluster", wanted(&more, &[]));
-    until("the conflict is known", async || {
+    until(LIMIT, "the conflict is known", async || {
         let status = status(&hub_one).await.ok()?;
         let said = status
             .failed
@@ -420,13 +372,13 @@ async fn copies_are_written_with_the_documented_permissions() -> Result<()> {
     server.delete("/api/v1/namespaces/copies/services/orders")?;
     server.kill()?;
     server.restart()?;
-    until("it is written again", async || {
+    until(LIMIT, "it is written again", async || {
         copied(&server).ok()?.contains_key("orders").then_some(())
     })
     .await?;
 
     hub_one.set_wanted("cluster", wanted(&copies[..1], &more[1..]));
-    until("only one is left", async || {
+    until(LIMIT, "only one is left", async || {
         let left = copied(&server).ok()?;
         (left.keys().eq(["carts", "orders", "orders-ipv4-8080-0"])).then_some(())
     })
@@ -459,7 +411,7 @@ fn forget(server: &mut Kubernetes, service: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_watch_missed_is_listed_again() -> Result<()> {
-    if !is_built() {
+    if !is_built("kube-apiserver") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -471,7 +423,7 @@ async fn what_a_watch_missed_is_listed_again() -> Result<()> {
         let at = json!([{"addresses": [address], "conditions": {}}]);
         apply(&server, &slice(&format!("{name}-1"), name, &port, &at))?;
     }
-    let hub = hub("one");
+    let hub = hub_of("one");
     hub.set_sources(vec![source(
         &server.kubeconfig("admin-token")?,
         &json!({}),
@@ -550,7 +502,7 @@ fn wait_roles(candidates: &[&Candidate], expected: &[Role]) -> Result<()> {
 
 #[test]
 fn one_leads_until_it_dies_or_the_server_does() -> Result<()> {
-    if !is_built() {
+    if !is_built("kube-apiserver") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;

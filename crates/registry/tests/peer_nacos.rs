@@ -1,15 +1,17 @@
 //! The Nacos adapter with r-nacos and the stock client, over gRPC and over HTTP at the same time. Where `make peers` has not
 //! built it there is nothing to test with.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::{all_told, hub_of, instances, is_built, status, until, wait_same};
 use registry::{
-    Hub, HubOptions, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceSpec, SourceStatus,
-    Trouble, Wanted,
+    Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceSpec, Trouble, Wanted,
 };
 use serde_json::{Value, json};
 use testkit::process::Process;
@@ -17,14 +19,6 @@ use testkit::registries::Nacos;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PROTOCOLS: [&str; 2] = ["grpc", "http"];
-
-fn is_built() -> bool {
-    let found = testkit::programs::peer("rnacos").is_some();
-    if !found {
-        eprintln!("skipped: r-nacos is not built; make peers builds it");
-    }
-    found
-}
 
 /// A stock client.
 struct Client(Process);
@@ -69,11 +63,25 @@ impl Client {
     }
 }
 
-fn hub(mesh: &str) -> Hub {
-    Hub::start(HubOptions {
-        mesh_id: mesh.to_owned(),
-        ..HubOptions::default()
+fn endpoints(hub: &Hub) -> Vec<String> {
+    all_told(hub, |i| {
+        let state = if i.healthy { "" } else { " down" };
+        let (group, weight) = (&i.group, i.weight);
+        let place = i.locality();
+        format!(
+            "{} {}:{} g{group} w{weight} {place}{state}",
+            i.service, i.address, i.port
+        )
     })
+}
+
+async fn wait_endpoints(hubs: &[Hub], expected: &[&str]) -> Result<()> {
+    for hub in hubs {
+        wait_same(LIMIT, || endpoints(hub), expected)
+            .await
+            .with_context(|| hub.mesh_id().to_owned())?;
+    }
+    Ok(())
 }
 
 fn source(server: SocketAddr, protocol: &str, more: &Value) -> Result<SourceSpec> {
@@ -90,57 +98,9 @@ fn source(server: SocketAddr, protocol: &str, more: &Value) -> Result<SourceSpec
     Ok(spec.compile("nacos")?)
 }
 
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
-}
-
-fn instances(hub: &Hub) -> Vec<Arc<Instance>> {
-    let services = hub.snapshot();
-    let all = services.iter().flat_map(|s| s.instances.iter().cloned());
-    all.collect()
-}
-
-fn endpoints(hub: &Hub) -> Vec<String> {
-    let describe = |i: &Arc<Instance>| {
-        let state = if i.healthy { "" } else { " down" };
-        let (group, weight) = (&i.group, i.weight);
-        let place = i.locality();
-        format!(
-            "{} {}:{} g{group} w{weight} {place}{state}",
-            i.service, i.address, i.port
-        )
-    };
-    let mut all: Vec<String> = instances(hub).iter().map(describe).collect();
-    all.sort();
-    all
-}
-
-async fn wait_endpoints(hubs: &[Hub], expected: &[&str]) -> Result<()> {
-    for hub in hubs {
-        until(&format!("{expected:?}"), async || {
-            (endpoints(hub) == expected).then_some(())
-        })
-        .await
-        .with_context(|| format!("there are {:?}, {:?}", endpoints(hub), hub.mesh_id()))?;
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stock_clients_register_is_read() -> Result<()> {
-    if !is_built() {
+    if !is_built("rnacos") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -155,7 +115,7 @@ async fn what_stock_clients_register_is_read() -> Result<()> {
     client.done("register carts 10.0.0.4 81 group=OTHER")?;
     client.done("register Orders 10.0.0.5 82 m.preserved.register.source=SPRING_CLOUD")?;
     client.done("register stays 10.0.0.6 83 ephemeral=false")?;
-    let hubs = PROTOCOLS.map(hub);
+    let hubs = PROTOCOLS.map(hub_of);
     let groups = json!({"groups": ["DEFAULT_GROUP", "OTHER"]});
     for (hub, protocol) in hubs.iter().zip(PROTOCOLS) {
         hub.set_sources(vec![source(to, protocol, &groups)?]);
@@ -193,7 +153,7 @@ async fn what_stock_clients_register_is_read() -> Result<()> {
     // A client that crashes is gone with all that it had, but not what is there for good.
     let mut other = Client::start("two", to, &[], folder.path())?;
     other.done("register shop 10.0.0.7 80")?;
-    until("both are read", async || {
+    until(LIMIT, "both are read", async || {
         let both = |hub: &Hub| endpoints(hub).iter().any(|line| line.contains("10.0.0.7"));
         hubs.iter().all(both).then_some(())
     })
@@ -208,7 +168,7 @@ async fn what_stock_clients_register_is_read() -> Result<()> {
     // A server that is away, and what its clients put in again when it is back.
     server.kill()?;
     for hub in &hubs {
-        until("the loss is known", async || {
+        until(LIMIT, "the loss is known", async || {
             status(hub).await.ok().filter(|s| !s.connected && s.stale)
         })
         .await?;
@@ -253,7 +213,7 @@ fn wanted(name: &str, publish: &[u16], withdraw: &[u16]) -> Wanted {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_clients_find_the_copies() -> Result<()> {
-    if !is_built() {
+    if !is_built("rnacos") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -261,7 +221,7 @@ async fn stock_clients_find_the_copies() -> Result<()> {
     let to = server.address();
     let mut client = Client::start("one", to, &[], folder.path())?;
     // One mesh whose hubs write each its own service, as if each led another synchronisation.
-    let mut hubs: Vec<Hub> = PROTOCOLS.iter().map(|_| hub("mesh")).collect();
+    let mut hubs: Vec<Hub> = PROTOCOLS.iter().map(|_| hub_of("mesh")).collect();
     for (hub, protocol) in hubs.iter().zip(PROTOCOLS) {
         client.done(&format!("subscribe {protocol}"))?;
         hub.set_sources(vec![source(to, protocol, &json!({}))?]);
@@ -277,7 +237,7 @@ async fn stock_clients_find_the_copies() -> Result<()> {
         );
     }
     for hub in &hubs {
-        let done = until("they are known as copies", async || {
+        let done = until(LIMIT, "they are known as copies", async || {
             let status = status(hub).await.ok()?;
             (status.copies == 4 && status.written == 2).then_some(status)
         })
@@ -285,9 +245,9 @@ async fn stock_clients_find_the_copies() -> Result<()> {
         ensure!(done.instances == 0 && done.failed.is_empty(), "{done:?}");
     }
     // To another mesh they are instances.
-    let other = hub("other");
+    let other = hub_of("other");
     other.set_sources(vec![source(to, "auto", &json!({}))?]);
-    until("the other mesh has them", async || {
+    until(LIMIT, "the other mesh has them", async || {
         (instances(&other).len() == 4).then_some(())
     })
     .await?;
@@ -317,7 +277,7 @@ async fn stock_clients_find_the_copies() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_and_passwords() -> Result<()> {
-    if !is_built() {
+    if !is_built("rnacos") {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -330,7 +290,7 @@ async fn namespaces_and_passwords() -> Result<()> {
     client.done("register shop 10.0.0.1 80")?;
     dev.done("register shop 10.0.0.2 80")?;
     for protocol in PROTOCOLS {
-        let hub = hub("mesh");
+        let hub = hub_of("mesh");
         let with = |password: &str| {
             let login = json!({"username": "mesh", "password": password});
             source(
@@ -342,7 +302,7 @@ async fn namespaces_and_passwords() -> Result<()> {
         for wrong in [with("wrong-word")?, source(to, protocol, &json!({}))?] {
             ensure!(!format!("{wrong:?}").contains("-word"), "{wrong:?}");
             hub.set_sources(vec![wrong]);
-            let failed = until("the refusal is known", async || {
+            let failed = until(LIMIT, "the refusal is known", async || {
                 let status = status(&hub).await.ok();
                 status.filter(|s| s.trouble == Some(Trouble::Refused))
             })

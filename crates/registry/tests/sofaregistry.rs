@@ -1,14 +1,15 @@
 //! The SOFARegistry adapter with the real server and its stock client, SOFARPC on top. One server for everything: it takes a
 //! minute to start.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use registry::{
-    Hub, HubOptions, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceStatus, Wanted,
-};
+use common::{all_told, hub_of, status, until, wait_same};
+use registry::{Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, Wanted};
 use serde_json::json;
 use testkit::net::Loopback;
 use testkit::process::Process;
@@ -61,11 +62,22 @@ impl App {
     }
 }
 
-fn hub(mesh: &str) -> Hub {
-    Hub::start(HubOptions {
-        mesh_id: mesh.to_owned(),
-        ..HubOptions::default()
-    })
+fn endpoints(hub: &Hub) -> Vec<String> {
+    let mut all = all_told(hub, |i| {
+        let place = format!("{}:{}", i.address, i.port);
+        format!(
+            "{} {place} w{} v{} g{}",
+            i.service, i.weight, i.version, i.group
+        )
+    });
+    all.retain(|line| !line.contains("/many."));
+    all
+}
+
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    wait_same(LIMIT, || endpoints(hub), &expected).await
 }
 
 /// What is missing in a suspicious list stays for longer than this test waits for anything.
@@ -80,48 +92,6 @@ fn source(server: &SofaRegistry, data_endpoints: &[String]) -> Result<registry::
         "protection": {"hold": "10m"},
     }))?;
     Ok(spec.compile("sofa")?)
-}
-
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn endpoints(hub: &Hub) -> Vec<String> {
-    let services = hub.snapshot();
-    let instances = services.iter().flat_map(|service| service.instances.iter());
-    let mut all: Vec<String> = instances
-        .filter(|i| !i.service.name.starts_with("many."))
-        .map(|i| {
-            format!(
-                "{} {}:{} w{} v{} g{}",
-                i.service, i.address, i.port, i.weight, i.version, i.group
-            )
-        })
-        .collect();
-    all.sort();
-    all
-}
-
-async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
-    let mut expected = expected.to_vec();
-    expected.sort_unstable();
-    until(&format!("{expected:?}"), async || {
-        (endpoints(hub) == expected).then_some(())
-    })
-    .await
-    .with_context(|| format!("there are {:?}", endpoints(hub)))
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
 }
 
 type Copy = (Arc<str>, Arc<Instance>);
@@ -150,7 +120,7 @@ async fn applications_and_hub_find_each_other_whatever_happens_to_the_server() -
     let folder = tempfile::tempdir()?;
     let loopback = Loopback::claim()?;
     let mut server = SofaRegistry::start(folder.path())?;
-    let one = hub("one");
+    let one = hub_of("one");
     one.set_sources(vec![source(&server, &[])?]);
     let mut shop = App::start(&server, "shop", folder.path())?;
     let mut caller = App::start(&server, "caller", folder.path())?;
@@ -172,11 +142,11 @@ async fn applications_and_hub_find_each_other_whatever_happens_to_the_server() -
     let cart = copy("bolt", "com.foo.Cart", ("10.9.0.1", 8001), 70);
     let stock = copy("tri", "com.foo.Stock", ("10.9.0.1", 8002), 100);
     one.set_wanted("sofa", wanted(&[&of_greeter, &cart, &stock], &[]));
-    until("all is written", async || {
+    until(LIMIT, "all is written", async || {
         status(&one).await.ok().filter(|s| s.written == 3)
     })
     .await?;
-    let two = hub("two");
+    let two = hub_of("two");
     two.set_sources(vec![source(&server, &[server.data_http().to_string()])?]);
     let copied = format!("bolt/{GREETER} {provider}:12200 w50 v1.0 gcopied");
     let of_all = [
@@ -202,9 +172,11 @@ async fn applications_and_hub_find_each_other_whatever_happens_to_the_server() -
 
     a_server_that_lost_everything(&mut server, &one, &both, &mut caller).await?;
     // What the other hub has not seen again it would hold back, gone or not.
-    until("the other hub holds nothing back any more", async || {
-        status(&two).await.ok().filter(|s| s.held == 0)
-    })
+    until(
+        LIMIT,
+        "the other hub holds nothing back any more",
+        async || status(&two).await.ok().filter(|s| s.held == 0),
+    )
     .await?;
 
     // A client that dies takes its publications along.
@@ -228,7 +200,7 @@ async fn publications_are_read(hub: &Hub, shop: &mut App) -> Result<()> {
         "publish {ORDER} 10.0.0.1:12200?weight=30&appName=shop&_HOSTMACHINE=h 10.0.0.2:99999?weight=1"
     ))?;
     wait_endpoints(hub, &["bolt/com.foo.Order 10.0.0.1:12200 w30 v1.0 gblue"]).await?;
-    let broken = until("the broken entry is named", async || {
+    let broken = until(LIMIT, "the broken entry is named", async || {
         let entries = status(hub).await.ok()?.skipped_entries;
         (entries.len() == 1).then_some(entries)
     })
@@ -292,7 +264,7 @@ async fn many_services_are_written_and_read(
         ..Wanted::default()
     };
     two.set_wanted("sofa", wanted);
-    until("many services are written", async || {
+    until(LIMIT, "many services are written", async || {
         status(two)
             .await
             .ok()
@@ -305,7 +277,7 @@ async fn many_services_are_written_and_read(
         let many = services.iter().filter(|s| s.key.name.starts_with("many."));
         many.count()
     };
-    until("many services are read", async || {
+    until(LIMIT, "many services are read", async || {
         (read(one) == usize::from(MANY)).then_some(())
     })
     .await
@@ -316,16 +288,16 @@ async fn many_services_are_written_and_read(
     );
     // A hub that comes later subscribes them all at once.
     let began = Instant::now();
-    let three = hub("three");
+    let three = hub_of("three");
     three.set_sources(vec![source(server, &[])?]);
-    until("many services are read anew", async || {
+    until(LIMIT, "many services are read anew", async || {
         (read(&three) == usize::from(MANY)).then_some(())
     })
     .await?;
     eprintln!("{MANY} services: read anew {:?}", began.elapsed());
     let began = Instant::now();
     two.set_wanted("sofa", Wanted::default());
-    until("many services are gone", async || {
+    until(LIMIT, "many services are gone", async || {
         (read(one) == 0).then_some(())
     })
     .await?;
@@ -343,14 +315,14 @@ async fn a_server_that_lost_everything(
     let mut expected = expected.to_vec();
     expected.sort_unstable();
     server.kill()?;
-    until("the loss is known", async || {
+    until(LIMIT, "the loss is known", async || {
         status(hub).await.ok().filter(|s| !s.connected && s.stale)
     })
     .await?;
     ensure!(endpoints(hub) == expected, "{:?}", endpoints(hub));
     let mut changes = hub.changes()?;
     server.restart()?;
-    until("connected again", async || {
+    until(LIMIT, "connected again", async || {
         status(hub).await.ok().filter(|s| s.connected && s.synced)
     })
     .await?;
@@ -359,7 +331,7 @@ async fn a_server_that_lost_everything(
     caller.wait("seen com.foo.Cart:1.0@DEFAULT SOFA", |seen| {
         seen.contains(":8001")
     })?;
-    until("nothing is held back any more", async || {
+    until(LIMIT, "nothing is held back any more", async || {
         status(hub).await.ok().filter(|s| s.held == 0)
     })
     .await?;

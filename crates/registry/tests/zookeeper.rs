@@ -1,15 +1,17 @@
 //! The ZooKeeper adapter with a real server; its other clients are ZooKeeper's own command line.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use common::{all_told, status, until, wait_same};
 use registry::{
-    Hub, HubOptions, Instance, Limits, ORIGIN_MARK, RegistrySource, ServiceKey, SourceStatus,
-    Wanted,
+    Hub, HubOptions, Instance, Limits, ORIGIN_MARK, RegistrySource, ServiceKey, Wanted,
 };
 use serde_json::json;
 use testkit::process::Process;
@@ -101,52 +103,25 @@ fn hub(mesh: &str, data_dir: Option<&Path>) -> Hub {
     })
 }
 
+fn endpoints(hub: &Hub) -> Vec<String> {
+    all_told(hub, |i| {
+        format!(
+            "{}:{} w{} v{} g{}",
+            i.address, i.port, i.weight, i.version, i.group
+        )
+    })
+}
+
+async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
+    wait_same(LIMIT, || endpoints(hub), expected).await
+}
+
 fn source(server: SocketAddr) -> Result<registry::SourceSpec> {
     let spec: RegistrySource = serde_json::from_value(json!({
         "zookeeper": {"servers": [server.to_string()], "sessionTimeout": "2s"},
         "protection": {"hold": "3s"},
     }))?;
     Ok(spec.compile("zk")?)
-}
-
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = look().await {
-            return Ok(value);
-        }
-        anyhow::ensure!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-fn endpoints(hub: &Hub) -> Vec<String> {
-    let services = hub.snapshot();
-    let mut all: Vec<String> = services
-        .iter()
-        .flat_map(|service| service.instances.iter())
-        .map(|i| {
-            format!(
-                "{}:{} w{} v{} g{}",
-                i.address, i.port, i.weight, i.version, i.group
-            )
-        })
-        .collect();
-    all.sort();
-    all
-}
-
-async fn wait_endpoints(hub: &Hub, expected: &[&str]) -> Result<()> {
-    until(&format!("{expected:?}"), async || {
-        (endpoints(hub) == expected).then_some(())
-    })
-    .await
-    .with_context(|| format!("there are {:?}", endpoints(hub)))
-}
-
-async fn status(hub: &Hub) -> Result<SourceStatus> {
-    let status = hub.status().await.context("the hub has ended")?;
-    status.sources.into_iter().next().context("no source")
 }
 
 fn copy(port: u16) -> (Arc<str>, Arc<Instance>) {
@@ -178,7 +153,7 @@ async fn providers_are_read_and_outlive_the_server() -> Result<()> {
     hub.set_sources(vec![source(server.address())?]);
     let both = ["10.0.0.1:20880 w30 v1.0 gg", "10.0.0.2:20880 w100 v g"];
     wait_endpoints(&hub, &both).await?;
-    let broken = until("the broken entry is named", async || {
+    let broken = until(LIMIT, "the broken entry is named", async || {
         let entries = status(&hub).await.ok()?.skipped_entries;
         (entries.len() == 1).then_some(entries)
     })
@@ -187,13 +162,13 @@ async fn providers_are_read_and_outlive_the_server() -> Result<()> {
 
     // A server that is away takes nothing with it.
     server.kill()?;
-    until("the loss is known", async || {
+    until(LIMIT, "the loss is known", async || {
         status(&hub).await.ok().filter(|s| !s.connected && s.stale)
     })
     .await?;
     assert_eq!(endpoints(&hub), both);
     server.restart()?;
-    until("connected again", async || {
+    until(LIMIT, "connected again", async || {
         status(&hub).await.ok().filter(|s| s.connected && s.synced)
     })
     .await?;
@@ -228,7 +203,7 @@ async fn copies_are_written_as_dubbo_writes_them() -> Result<()> {
         "{children:?}"
     );
     // Its own copies are no instances of the mesh; to another mesh they are instances like others.
-    until("its copies are seen", async || {
+    until(LIMIT, "its copies are seen", async || {
         status(&one).await.ok().filter(|s| s.copies == 2)
     })
     .await?;
@@ -263,12 +238,12 @@ async fn copies_are_written_as_dubbo_writes_them() -> Result<()> {
         ..Wanted::default()
     };
     successor.set_wanted("zk", wanted);
-    until("the successor's copy is written", async || {
+    until(LIMIT, "the successor's copy is written", async || {
         status(&successor).await.ok().filter(|s| s.written == 1)
     })
     .await?;
     one.set_wanted("zk", Wanted::default());
-    until("the first has let go", async || {
+    until(LIMIT, "the first has let go", async || {
         status(&one).await.ok().filter(|s| s.written == 0)
     })
     .await?;
