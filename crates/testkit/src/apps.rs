@@ -17,6 +17,9 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// The slowest answer to a command: a whole list of cases.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
+/// A change that has to arrive from another registry.
+const CHANGE_LIMIT: Duration = Duration::from_secs(90);
+
 /// Packages of the JDK that SOFARPC's Hessian reads into; without them exceptions lose their fields.
 const OPENED: [&str; 9] = [
     "java.lang",
@@ -377,6 +380,18 @@ impl Consumer {
             }
         }
         Ok(tally)
+    }
+
+    /// Calls until all answers come from just these providers, and no call fails.
+    pub fn wait_labels(&mut self, expected: &[&str]) -> Result<()> {
+        let what = format!("answers of {expected:?} alone");
+        crate::wait::until_ok(&what, CHANGE_LIMIT, || {
+            let tally = self.tally("who", 20, "")?;
+            if !tally.failures.is_empty() || !tally.labels.keys().eq(expected) {
+                bail!("{tally:?}");
+            }
+            Ok(())
+        })
     }
 
     /// Starts calling in the background from this many threads, each call followed by a pause.

@@ -25,5 +25,6 @@ pub mod net;
 pub mod netns;
 pub mod process;
 pub mod programs;
+pub mod recipe;
 pub mod registries;
 pub mod wait;

@@ -55,15 +55,16 @@ impl Mesh {
 
     /// The same with addresses of registries that pilot answers as: flags and ports on pilot's host.
     pub fn start_with(facades: &[(&str, u16)]) -> Result<Mesh> {
-        Mesh::start_as(facades, None)
+        Mesh::start_as(facades, false)
     }
 
     /// The same with a folder in which pilot keeps what it has to know after a restart.
     pub fn start_keeping() -> Result<Mesh> {
-        Mesh::start_as(&[], Some("registry"))
+        Mesh::start_as(&[], true)
     }
 
-    fn start_as(facades: &[(&str, u16)], registry_dir: Option<&str>) -> Result<Mesh> {
+    /// The same with both, or without the folder.
+    pub fn start_as(facades: &[(&str, u16)], keeps: bool) -> Result<Mesh> {
         let loopback = Loopback::claim()?;
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("config");
@@ -80,8 +81,8 @@ impl Mesh {
             arguments.extend([OsString::from(flag), address.into()]);
         }
         arguments.extend(["--configDir".into(), config.clone().into()]);
-        if let Some(kept) = registry_dir {
-            let kept = folder.path().join(kept);
+        if keeps {
+            let kept = folder.path().join("registry");
             arguments.extend(["--registryDir".into(), kept.into()]);
         }
         let pilot = run_pilot(&arguments, folder.path())?;
@@ -127,6 +128,11 @@ impl Mesh {
     /// Where logs and bootstraps are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Pilot's folder of configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Pilot's HTTP interface: readiness, debugging, the registry.

@@ -6,7 +6,6 @@
 mod bad_config;
 mod dubbo;
 mod envoy;
-mod registries;
 mod scenario;
 mod sofarpc;
 mod spring;

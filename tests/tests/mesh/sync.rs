@@ -2,18 +2,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use testkit::apps::{Consumer, Framework, start_consumer, start_provider};
+use testkit::apps::{Framework, start_consumer, start_provider};
 use testkit::http;
 use testkit::mesh::Mesh;
 use testkit::registries::{Etcd, Eureka, ZooKeeper};
 
-const LIMIT: Duration = Duration::from_secs(90);
 const SHOP: &str = "mesh.apps.dubbo.DubboShop";
 const RECIPE: &str = include_str!("../../../docs/registries/sync.md");
 
@@ -36,22 +34,6 @@ fn recipe(zookeeper: &ZooKeeper, etcd: &Etcd, eureka: &Eureka, folder: &Path) ->
     }
     // The test need not wait as long as people should.
     Ok(text.replace("pollInterval: 1s", "pollInterval: 200ms"))
-}
-
-/// Calls until the answers come from these.
-fn wait_labels(consumer: &mut Consumer, expected: &[&str]) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let tally = consumer.tally("who", 20, "")?;
-        let labels: Vec<&str> = tally.labels.keys().map(String::as_str).collect();
-        if labels == expected && tally.failures.is_empty() {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "{expected:?} expected: {tally:?}"
-        );
-    }
 }
 
 #[test]
@@ -94,5 +76,5 @@ fn a_dubbo_3_consumer_on_zookeeper_calls_providers_of_etcd_and_of_a_file() -> Re
     let _in_zookeeper = in_zookeeper.provider()?;
     let mut consumer = consumer.consumer()?;
     let all = ["in-etcd", "in-zookeeper", "listed"];
-    wait_labels(&mut consumer, &all)
+    consumer.wait_labels(&all)
 }

@@ -13,8 +13,8 @@ import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 import org.apache.dubbo.rpc.RpcException;
 
 /**
- * A Dubbo 2.7 application: {@code --registry URL}; with {@code --label, --host, --port} a provider, without a consumer, whose
- * command {@code call N} answers how many of N calls each provider took.
+ * A Dubbo 2.7 application: {@code --registry URL}; with {@code --label, --host, --port} it is a provider. The command
+ * {@code call N} answers how many of N calls each provider took; a provider looks for others when it is first told to call.
  */
 public final class Client {
     private Client() {}
@@ -36,9 +36,7 @@ public final class Client {
             service.setInterface(Echo.class);
             service.setRef(() -> label);
             service.setVersion("1.0");
-            bootstrap.protocol(protocol).service(service).start();
-            console.provide();
-            return;
+            bootstrap.protocol(protocol).service(service);
         }
         ReferenceConfig<Echo> reference = new ReferenceConfig<>();
         reference.setInterface(Echo.class);
@@ -46,10 +44,18 @@ public final class Client {
         reference.setCheck(false);
         reference.setTimeout(2000);
         reference.setRetries(0);
-        bootstrap.reference(reference).start();
-        Echo echo = reference.get();
+        // Also a provider calls over the network, and others as well as itself.
+        reference.setScope("remote");
+        if (label == null) {
+            bootstrap.reference(reference);
+        }
+        bootstrap.start();
+        Echo echo = label == null ? reference.get() : null;
         console.print("READY");
         for (String line = console.read(); line != null; line = console.read()) {
+            if (echo == null) {
+                echo = reference.get();
+            }
             console.print(call(echo, Integer.parseInt(line.split(" ")[1])));
         }
         Runtime.getRuntime().halt(0);

@@ -23,12 +23,13 @@ import org.springframework.web.client.RestTemplate;
 
 /**
  * Eureka through Spring Cloud's stock client, {@code --servers}. Every registered instance is an application of its own.
- * {@code call NAME} calls one of the instances that the load balancer finds and answers what it says.
+ * {@code call NAME} calls one of the instances that the load balancer finds and answers what it says; {@code servers URLS} is
+ * what the applications from now on have in place of {@code --servers}.
  */
 public final class EurekaDirectory extends Directory {
-    private final String servers;
+    private String servers;
     private final Map<String, ConfigurableApplicationContext> applications = new HashMap<>();
-    private ConfigurableApplicationContext reader;
+    private final Map<String, ConfigurableApplicationContext> readers = new HashMap<>();
 
     private EurekaDirectory(String servers) {
         this.servers = servers;
@@ -65,10 +66,8 @@ public final class EurekaDirectory extends Directory {
     }
 
     private ConfigurableApplicationContext reader() {
-        if (reader == null) {
-            reader = start("spring.application.name=reader", "eureka.client.register-with-eureka=false");
-        }
-        return reader;
+        return readers.computeIfAbsent(servers,
+                of -> start("spring.application.name=reader", "eureka.client.register-with-eureka=false"));
     }
 
     @Override
@@ -118,10 +117,16 @@ public final class EurekaDirectory extends Directory {
 
     @Override
     protected String run(String[] words) throws Exception {
-        if (!words[0].equals("call")) {
-            return super.run(words);
+        switch (words[0]) {
+            case "call" -> {
+                return reader().getBean(RestTemplate.class).getForObject("http://" + words[1] + "/who", String.class);
+            }
+            case "servers" -> servers = words[1];
+            default -> {
+                return super.run(words);
+            }
         }
-        return reader().getBean(RestTemplate.class).getForObject("http://" + words[1] + "/who", String.class);
+        return "done";
     }
 
     public static void main(String[] args) {
