@@ -123,12 +123,19 @@ impl Recipe {
 
     /// Runs the next block until it says all that the block after that shows.
     pub fn see(&mut self) -> Result<()> {
+        self.see_as(|script| {
+            let said = run(script)?;
+            serde_json::from_str(&said).with_context(|| said.clone())
+        })
+    }
+
+    /// The same for what a shell of this test cannot run.
+    pub fn see_as(&mut self, run: impl Fn(&str) -> Result<Value>) -> Result<()> {
         let script = self.block("sh")?;
         let shown: Value = serde_json::from_str(&self.block("json")?)?;
         wait::until_ok(&format!("{shown}"), LIMIT, || {
-            let said = run(&script)?;
-            let value = serde_json::from_str(&said).with_context(|| said.clone())?;
-            ensure!(has(&value, &shown), "{said}");
+            let said = run(script.trim())?;
+            ensure!(has(&said, &shown), "{said:#}");
             Ok(())
         })
     }
