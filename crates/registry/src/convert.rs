@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::mesh::registry::v1 as pb;
 use base::FieldError;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::interfaces::{Interface, InterfaceKey};
 use crate::model::{
@@ -71,6 +72,85 @@ pub fn instance_to(instance: &Instance) -> pb::Instance {
         origin: instance.origin.to_string(),
         ttl_ms: Some(ttl_ms(instance.ttl)),
         revision: instance.revision,
+    }
+}
+
+/// Appends `instance_to` in its encoded form, without making it.
+pub(crate) fn encode_instance(instance: &Instance, out: &mut Vec<u8>) {
+    let service = &instance.service;
+    let namespace = match service.namespace.is_default() {
+        true => "",
+        false => service.namespace.as_str(),
+    };
+    put_text(1, &service.protocol, out);
+    put_text(2, &service.name, out);
+    put_text(3, &instance.id, out);
+    put_text(4, &instance.version, out);
+    put_text(5, &instance.group, out);
+    put_text(6, &instance.address, out);
+    put_number(7, u64::from(instance.port), out);
+    put_number(8, u64::from(instance.weight), out);
+    put_number(9, u64::from(instance.healthy), out);
+    for (key, value) in instance.metadata.iter() {
+        let length = text_len(1, key) + text_len(2, value);
+        encode_key(10, WireType::LengthDelimited, out);
+        encode_varint(length as u64, out);
+        put_text(1, key, out);
+        put_text(2, value, out);
+    }
+    put_text(11, &instance.origin, out);
+    put_number(12, ttl_ms(instance.ttl), out);
+    put_number(13, instance.revision, out);
+    put_text(14, namespace, out);
+}
+
+/// Changes as the field `changes` of a `WatchResponse`.
+pub(crate) fn encode_changes(changes: &[Change]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let (mut change_bytes, mut instance_bytes) = (Vec::new(), Vec::new());
+    for change in changes {
+        change_bytes.clear();
+        instance_bytes.clear();
+        encode_instance(&change.instance, &mut instance_bytes);
+        put_number(1, kind_to(change.kind) as u64, &mut change_bytes);
+        put_number(2, change.revision, &mut change_bytes);
+        put_bytes(3, &instance_bytes, &mut change_bytes);
+        put_bytes(5, &change_bytes, &mut out);
+    }
+    out
+}
+
+/// Appends a text unless it is empty.
+pub(crate) fn put_text(tag: u32, text: &str, out: &mut Vec<u8>) {
+    if !text.is_empty() {
+        put_bytes(tag, text.as_bytes(), out);
+    }
+}
+
+fn put_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn text_len(tag: u32, text: &str) -> usize {
+    match text.len() {
+        0 => 0,
+        length => key_len(tag) + encoded_len_varint(length as u64) + length,
+    }
+}
+
+/// A number is written even if it is 0: of some fields that is another thing than none, and of the others the same.
+pub(crate) fn put_number(tag: u32, number: u64, out: &mut Vec<u8>) {
+    encode_key(tag, WireType::Varint, out);
+    encode_varint(number, out);
+}
+
+fn kind_to(kind: ChangeKind) -> pb::change::Kind {
+    match kind {
+        ChangeKind::Put => pb::change::Kind::Put,
+        ChangeKind::Deregistered => pb::change::Kind::Deregistered,
+        ChangeKind::Lapsed => pb::change::Kind::Lapsed,
     }
 }
 
@@ -163,15 +243,53 @@ pub(crate) fn interface_to(interface: &Interface) -> pb::Interface {
     }
 }
 
-pub(crate) fn change_to(change: &Change) -> pb::Change {
-    let kind = match change.kind {
-        ChangeKind::Put => pb::change::Kind::Put,
-        ChangeKind::Deregistered => pb::change::Kind::Deregistered,
-        ChangeKind::Lapsed => pb::change::Kind::Lapsed,
-    };
-    pb::Change {
-        kind: kind.into(),
-        revision: change.revision,
-        instance: Some(instance_to(&change.instance)),
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_reads_as_the_messages(
+            words in proptest::collection::vec(".{0,200}", 8),
+            metadata in proptest::collection::btree_map(".{0,9}", ".{0,200}", 0..5),
+            (port, weight, healthy, ttl, revision)
+                in any::<(u16, u32, bool, Option<u16>, u64)>(),
+        ) {
+            let [protocol, name, id, version, group, address, origin, namespace] =
+                words.as_slice() else { panic!("eight words") };
+            let instance = Instance {
+                service: ServiceKey::within(Namespace::new(namespace), protocol, name),
+                id: id.as_str().into(),
+                version: version.as_str().into(),
+                group: group.as_str().into(),
+                address: address.as_str().into(),
+                port,
+                weight,
+                healthy,
+                metadata: metadata.into_iter().collect(),
+                origin: origin.as_str().into(),
+                ttl: ttl.map(|ms| Duration::from_millis(ms.into())),
+                revision,
+            };
+            let mut encoded = Vec::new();
+            encode_instance(&instance, &mut encoded);
+            prop_assert_eq!(pb::Instance::decode(&*encoded), Ok(instance_to(&instance)));
+            let kinds = [ChangeKind::Put, ChangeKind::Deregistered, ChangeKind::Lapsed];
+            let instance = Arc::new(instance);
+            let changes = kinds.map(|kind| {
+                let instance = instance.clone();
+                Change { kind, revision, instance, previous: None }
+            });
+            let messages = changes.each_ref().map(|change| pb::Change {
+                kind: kind_to(change.kind).into(),
+                revision,
+                instance: Some(instance_to(&instance)),
+            });
+            let read = pb::WatchResponse::decode(&*encode_changes(&changes));
+            prop_assert_eq!(read.map(|read| read.changes), Ok(messages.to_vec()));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `mesh.registry.v1.RegistryService`: the registry over gRPC.
 
 mod session;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -14,8 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::access::{Access, Caller};
 use crate::audit::Audit;
 use crate::convert::{
-    change_to, instance_from, instance_to, interface_from, interface_to, namespace_to,
-    reference_from, reference_to, selector_from, ttl_ms,
+    instance_from, instance_to, interface_from, interface_to, namespace_to, reference_from,
+    reference_to, selector_from, ttl_ms,
 };
 use crate::error::Error;
 use crate::gate::{self, Api, Entry, Scope, Verb};
@@ -25,9 +26,9 @@ use crate::model::{Instance, InstanceRef, Selector};
 use crate::namespace::Namespace;
 use crate::osr::Registry;
 use crate::page::{self, PAGE_MAX};
-use crate::parts::{Part, Parts};
 use crate::sessions::SessionId;
-use crate::watch::Since;
+
+pub use watch::GrpcService;
 
 /// The service's name, which calls begin with.
 pub(crate) const NAME: &str = <RegistryServiceServer<Grpc> as tonic::server::NamedService>::NAME;
@@ -36,21 +37,22 @@ const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 impl Registry {
     /// The registry as a gRPC service for everybody: for a registry that only this machine reaches.
-    pub fn grpc_service(&self) -> RegistryServiceServer<Grpc> {
+    pub fn grpc_service(&self) -> GrpcService {
         self.api(Access::open(), Audit::none()).grpc_service()
     }
 }
 
 impl Api {
     /// The registry as a gRPC service, to be added to a server.
-    pub fn grpc_service(&self) -> RegistryServiceServer<Grpc> {
-        RegistryServiceServer::new(Grpc { api: self.clone() })
-            .max_decoding_message_size(MESSAGE_BYTES)
+    pub fn grpc_service(&self) -> GrpcService {
+        let others = RegistryServiceServer::new(Grpc { api: self.clone() })
+            .max_decoding_message_size(MESSAGE_BYTES);
+        GrpcService::new(self.clone(), others)
     }
 }
 
 /// The gRPC face of a registry.
-pub struct Grpc {
+pub(crate) struct Grpc {
     api: Api,
 }
 
@@ -167,7 +169,6 @@ impl Grpc {
     }
 }
 
-type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
 type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::SessionResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -322,33 +323,14 @@ impl RegistryService for Grpc {
         }
     }
 
-    type WatchStream = WatchStream;
+    type WatchStream = stream::Empty<Result<pb::WatchResponse, Status>>;
 
+    /// Never called: `GrpcService` answers it.
     async fn watch(
         &self,
-        request: Request<pb::WatchRequest>,
-    ) -> Result<Response<WatchStream>, Status> {
-        let caller = self.caller(&request)?;
-        let request = request.into_inner();
-        let since = (request.since_revision > 0).then(|| Since {
-            revision: request.since_revision,
-            store: Some(request.store).filter(|store| !store.is_empty()),
-        });
-        let (selector, entry) = self.selected(&caller, Verb::Watch, request.selector)?;
-        let namespace = selector.namespace.clone();
-        let watch = entry.end(self.api.registry.watch(selector, since.as_ref()));
-        let parts = Parts::new(watch.map_err(Status::from)?);
-        let first = Some((parts, self.api.clone(), caller, namespace));
-        let responses = stream::unfold(first, |state| async move {
-            let (mut parts, api, caller, namespace) = state?;
-            let part = parts.next().await?;
-            if let Err(error) = api.allow_watch(&caller, namespace.as_ref()) {
-                return Some((Err(Status::from(error)), None));
-            }
-            let response = response(&part, parts.store());
-            Some((Ok(response), Some((parts, api, caller, namespace))))
-        });
-        Ok(Response::new(Box::pin(responses)))
+        _: Request<pb::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("Watch"))
     }
 
     async fn put_interface(
@@ -423,15 +405,5 @@ impl RegistryService for Grpc {
         });
         entry.end(removed).map_err(Status::from)?;
         Ok(Response::new(pb::DeleteInterfaceResponse {}))
-    }
-}
-
-fn response(part: &Part, store: &str) -> pb::WatchResponse {
-    pb::WatchResponse {
-        revision: part.revision,
-        store: store.to_owned(),
-        reset: part.reset,
-        synced: part.synced,
-        changes: part.changes.iter().map(change_to).collect(),
     }
 }

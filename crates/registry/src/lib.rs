@@ -69,6 +69,7 @@ pub use backoff::Backoff;
 pub use convert::{instance_from, instance_to};
 pub use error::{Error, OpenError};
 pub use gate::Api;
+pub use grpc::GrpcService;
 pub use hub::{
     Hub, HubOptions, HubState, Protection, Settings, SkippedEntry, SourceSpec, SourceStatus,
     SourceView, Status, View,
@@ -97,4 +98,4 @@ pub use sync::{
     SyncOptions, SyncRule, SyncState, SyncStatus, TargetStatus, WeightSpec,
 };
 pub use tls_server::serve_tls;
-pub use watch::{Event, Since, Watch};
+pub use watch::{Changes, Event, Since, Watch};

@@ -1,14 +1,15 @@
 //! A watch cut into messages of a bounded size, the same for both faces: a full list in portions, changes, and from time to
 //! time a bookmark, so that a watcher of a quiet service can resume and a dead connection is noticed.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::model::{Change, ChangeKind, Instance, Selector};
 use crate::services::{Service, Services};
-use crate::watch::{Event, Watch};
+use crate::watch::{Changes, Event, Watch};
 
 /// Instances in one message of a full list.
 const PORTION: usize = 500;
@@ -26,12 +27,15 @@ pub(crate) struct Part {
     pub(crate) listing: bool,
     /// The watcher is up to date.
     pub(crate) synced: bool,
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Changes,
 }
 
 /// The messages of a watch.
 pub(crate) struct Parts {
     watch: Watch,
+    /// Goes off when a bookmark may be due: events leave it alone, there are many more of them.
+    alarm: Pin<Box<Sleep>>,
+    last_event: Instant,
     listing: Option<(u64, Listing)>,
 }
 
@@ -39,11 +43,13 @@ impl Parts {
     pub(crate) fn new(watch: Watch) -> Parts {
         Parts {
             watch,
+            alarm: Box::pin(tokio::time::sleep(BOOKMARK)),
+            last_event: Instant::now(),
             listing: None,
         }
     }
 
-    pub(crate) fn store(&self) -> &str {
+    pub(crate) fn store(&self) -> Arc<String> {
         self.watch.store()
     }
 
@@ -52,14 +58,29 @@ impl Parts {
         if let Some(part) = self.portion(false) {
             return Some(part);
         }
-        match tokio::time::timeout_at(Instant::now() + BOOKMARK, self.watch.next()).await {
-            Ok(None) => None,
-            Ok(Some(Event::Reset(services))) => {
+        let event = loop {
+            tokio::select! {
+                event = self.watch.next() => break Some(event),
+                () = &mut self.alarm => {
+                    let due = self.last_event + BOOKMARK;
+                    let is_due = due <= Instant::now();
+                    let next = if is_due { Instant::now() + BOOKMARK } else { due };
+                    self.alarm.as_mut().reset(next);
+                    if is_due {
+                        break None;
+                    }
+                }
+            }
+        };
+        self.last_event = Instant::now();
+        match event {
+            Some(None) => None,
+            Some(Some(Event::Reset(services))) => {
                 let listing = Listing::new(&services, self.watch.selector().clone());
                 self.listing = Some((services.revision, listing));
                 self.portion(true)
             }
-            Ok(Some(Event::Changes(changes))) => {
+            Some(Some(Event::Changes(changes))) => {
                 let last = changes.last().map(|change| change.revision);
                 Some(Part {
                     revision: last.unwrap_or_else(|| self.watch.revision()),
@@ -69,12 +90,12 @@ impl Parts {
                     changes,
                 })
             }
-            Err(_) => Some(Part {
+            None => Some(Part {
                 revision: self.watch.revision(),
                 reset: false,
                 listing: false,
                 synced: true,
-                changes: Vec::new(),
+                changes: Vec::new().into(),
             }),
         }
     }
@@ -88,7 +109,7 @@ impl Parts {
             instance,
             previous: None,
         };
-        let changes = listing.take(PORTION).into_iter().map(put).collect();
+        let changes: Vec<Change> = listing.take(PORTION).into_iter().map(put).collect();
         let synced = listing.is_done();
         if synced {
             self.listing = None;
@@ -98,7 +119,7 @@ impl Parts {
             reset,
             listing: true,
             synced,
-            changes,
+            changes: changes.into(),
         })
     }
 }

@@ -2,20 +2,79 @@
 //! nobody waits for it.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use bytes::{BufMut, Bytes};
 use tokio::sync::broadcast;
 
+use crate::convert::encode_changes;
 use crate::error::Error;
 use crate::model::{Change, Selector, ServiceKey};
 use crate::namespace::Namespace;
 use crate::quota::SharedQuotas;
 use crate::services::Services;
 
-/// Changes of one commit.
-type Commit = Arc<[Change]>;
+/// Changes of one commit, all of them or those of one service.
+#[derive(Debug)]
+struct Commit {
+    changes: Vec<Change>,
+    /// As `changes` of a `WatchResponse`, made for the first watcher that is sent them.
+    encoded: OnceLock<Bytes>,
+}
+
+impl Commit {
+    fn new(changes: Vec<Change>) -> Arc<Commit> {
+        Arc::new(Commit {
+            changes,
+            encoded: OnceLock::new(),
+        })
+    }
+}
+
+/// What a watcher is told of a commit, in order.
+#[derive(Clone, Debug)]
+pub struct Changes(Told);
+
+#[derive(Clone, Debug)]
+enum Told {
+    /// All of it, shared with others who are told the same.
+    Whole(Arc<Commit>),
+    /// A part of it.
+    Part(Vec<Change>),
+}
+
+impl Deref for Changes {
+    type Target = [Change];
+
+    fn deref(&self) -> &[Change] {
+        match &self.0 {
+            Told::Whole(commit) => &commit.changes,
+            Told::Part(changes) => changes,
+        }
+    }
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(changes: Vec<Change>) -> Changes {
+        Changes(Told::Part(changes))
+    }
+}
+
+impl Changes {
+    /// Appends them as a `WatchResponse` has them.
+    pub(crate) fn encode(&self, out: &mut impl BufMut) {
+        match &self.0 {
+            Told::Whole(commit) => {
+                let encoded = || encode_changes(&commit.changes).into();
+                out.put_slice(commit.encoded.get_or_init(encoded));
+            }
+            Told::Part(changes) => out.put_slice(&encode_changes(changes)),
+        }
+    }
+}
 
 /// Commits that a watcher of everything may be behind.
 const BUFFER: usize = 1024;
@@ -39,7 +98,7 @@ pub enum Event {
     /// Everything as it is now: what the watcher knew before is void.
     Reset(Arc<Services>),
     /// What changed since the event before, in order; only what the selector means.
-    Changes(Vec<Change>),
+    Changes(Changes),
 }
 
 /// The registry as readers see it.
@@ -54,11 +113,11 @@ pub(crate) struct Published {
 }
 
 struct Feed {
-    history: VecDeque<Commit>,
+    history: VecDeque<Arc<Commit>>,
     /// Changes in `history`.
     remembered: usize,
-    all: broadcast::Sender<Commit>,
-    by_service: HashMap<ServiceKey, broadcast::Sender<Commit>>,
+    all: broadcast::Sender<Arc<Commit>>,
+    by_service: HashMap<ServiceKey, broadcast::Sender<Arc<Commit>>>,
     /// Watchers of one namespace or part of it.
     by_namespace: HashMap<Namespace, usize>,
 }
@@ -104,7 +163,7 @@ impl Published {
 
     /// Makes a commit visible: first to those who look, then to those who wait.
     pub(crate) fn publish(&self, services: Services, changes: Vec<Change>) {
-        let commit: Commit = changes.into();
+        let commit = Commit::new(changes);
         let mut feed = self.feed();
         self.services.store(Arc::new(services));
         feed.send(&commit);
@@ -144,17 +203,20 @@ impl Published {
         let (revision, store) = (services.revision, self.store());
         let first = match missed {
             None => Event::Reset(services),
-            Some(changes) => Event::Changes(
-                changes
-                    .iter()
-                    .filter_map(|c| c.seen_by(&selector))
-                    .collect(),
-            ),
+            Some(changes) => {
+                let seen = changes.iter().filter_map(|c| c.seen_by(&selector));
+                Event::Changes(seen.collect::<Vec<_>>().into())
+            }
+        };
+        let takes_all = match selector.key() {
+            Some(_) => !selector.is_about_instances(),
+            None => selector == Selector::default(),
         };
         Ok(Watch {
             published: self.clone(),
             receiver,
             selector,
+            takes_all,
             store,
             revision,
             first: Some(first),
@@ -194,14 +256,14 @@ impl Feed {
         }
     }
 
-    fn send(&mut self, commit: &Commit) {
+    fn send(&mut self, commit: &Arc<Commit>) {
         // An error says that nobody listens.
         let _ = self.all.send(commit.clone());
         if self.by_service.is_empty() {
             return;
         }
         let mut by_service: HashMap<&ServiceKey, Vec<Change>> = HashMap::new();
-        for change in commit.iter() {
+        for change in &commit.changes {
             if self.by_service.contains_key(&change.instance.service) {
                 by_service
                     .entry(&change.instance.service)
@@ -211,23 +273,23 @@ impl Feed {
         }
         for (service, changes) in by_service {
             if let Some(topic) = self.by_service.get(service) {
-                let _ = topic.send(changes.into());
+                let _ = topic.send(Commit::new(changes));
             }
         }
     }
 
-    fn remember(&mut self, commit: Commit) {
-        self.remembered += commit.len();
+    fn remember(&mut self, commit: Arc<Commit>) {
+        self.remembered += commit.changes.len();
         self.history.push_back(commit);
         while self.remembered > HISTORY {
             match self.history.pop_front() {
-                Some(oldest) => self.remembered -= oldest.len(),
+                Some(oldest) => self.remembered -= oldest.changes.len(),
                 None => break,
             }
         }
     }
 
-    fn receiver(&mut self, selector: &Selector) -> broadcast::Receiver<Commit> {
+    fn receiver(&mut self, selector: &Selector) -> broadcast::Receiver<Arc<Commit>> {
         match selector.key() {
             None => self.all.subscribe(),
             Some(key) => {
@@ -244,11 +306,11 @@ impl Feed {
         if revision == current {
             return Some(Vec::new());
         }
-        let oldest = self.history.front().and_then(|commit| commit.first())?;
+        let oldest = self.history.front()?.changes.first()?;
         if revision > current || revision + 1 < oldest.revision {
             return None;
         }
-        let changes = self.history.iter().flat_map(|commit| commit.iter());
+        let changes = self.history.iter().flat_map(|commit| &commit.changes);
         Some(
             changes
                 .filter(|change| change.revision > revision)
@@ -261,8 +323,10 @@ impl Feed {
 /// A subscription. Its first event is a full list, or the changes since the watcher went.
 pub struct Watch {
     published: Arc<Published>,
-    receiver: broadcast::Receiver<Commit>,
+    receiver: broadcast::Receiver<Arc<Commit>>,
     selector: Selector,
+    /// Whether the selector means everything that the receiver gets.
+    takes_all: bool,
     store: Arc<String>,
     revision: u64,
     first: Option<Event>,
@@ -277,7 +341,7 @@ impl Watch {
         loop {
             match self.receiver.recv().await {
                 Ok(commit) => {
-                    let changes = self.take(&commit);
+                    let changes = self.take(commit);
                     if !changes.is_empty() {
                         return Some(Event::Changes(changes));
                     }
@@ -304,14 +368,18 @@ impl Watch {
     }
 
     /// What is new in a commit. A full list may be ahead of the buffer.
-    fn take(&mut self, commit: &[Change]) -> Vec<Change> {
+    fn take(&mut self, commit: Arc<Commit>) -> Changes {
         let known = self.revision;
-        if let Some(last) = commit.last() {
+        if let Some(last) = commit.changes.last() {
             self.revision = known.max(last.revision);
         }
-        let new = commit.iter().filter(|change| change.revision > known);
-        new.filter_map(|change| change.seen_by(&self.selector))
-            .collect()
+        let is_new = |change: &&Change| change.revision > known;
+        if self.takes_all && commit.changes.first().is_some_and(|first| is_new(&first)) {
+            return Changes(Told::Whole(commit));
+        }
+        let new = commit.changes.iter().filter(is_new);
+        let seen = new.filter_map(|change| change.seen_by(&self.selector));
+        seen.collect::<Vec<_>>().into()
     }
 
     /// The revision that the watcher is at, once it has handled every event so far. It goes up without events too: by
@@ -327,8 +395,8 @@ impl Watch {
     }
 
     /// Names the data that the revisions are of.
-    pub fn store(&self) -> &str {
-        &self.store
+    pub fn store(&self) -> Arc<String> {
+        self.store.clone()
     }
 
     /// What is watched.

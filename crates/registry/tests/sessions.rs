@@ -20,7 +20,7 @@ async fn lapsed(watch: &mut Watch, wanted: usize) {
         let Some(Event::Changes(changes)) = soon(watch.next()).await else {
             panic!("a list instead of changes");
         };
-        for change in changes {
+        for change in changes.iter() {
             assert_eq!(change.kind, ChangeKind::Lapsed);
             assert!(
                 seen.insert(change.instance.reference()),

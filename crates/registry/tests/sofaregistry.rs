@@ -341,7 +341,7 @@ async fn a_server_that_lost_everything(
         let registry::Event::Changes(changes) = event else {
             continue;
         };
-        for change in changes {
+        for change in changes.iter() {
             ensure!(
                 change.kind == registry::ChangeKind::Put,
                 "it flapped: {change:?}"

@@ -39,13 +39,13 @@ impl Mirror {
                 self.instances = all.map(|i| (i.reference(), i.clone())).collect();
             }
             Event::Changes(changes) => {
-                for change in changes {
+                for change in changes.iter() {
                     assert!(change.revision > self.revision, "out of order");
                     self.revision = change.revision;
                     match change.kind {
                         ChangeKind::Put => self
                             .instances
-                            .insert(change.instance.reference(), change.instance),
+                            .insert(change.instance.reference(), change.instance.clone()),
                         _ => self.instances.remove(&change.instance.reference()),
                     };
                 }

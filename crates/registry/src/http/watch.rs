@@ -52,7 +52,7 @@ pub(super) async fn watch(
         if api.allow_watch(caller, namespace.as_ref()).is_err() {
             return None;
         }
-        let chunk = render(&part, parts.store(), form);
+        let chunk = render(&part, &parts.store(), form);
         Some((Ok::<_, std::convert::Infallible>(chunk), state))
     });
     let content_type = match form {
@@ -86,7 +86,7 @@ fn render(part: &Part, store: &str, form: Form) -> Bytes {
             &json!({ "type": "reset", "store": store }),
         );
     }
-    for change in &part.changes {
+    for change in part.changes.iter() {
         let resume = (!part.listing).then(|| format!("{store}:{}", change.revision));
         line(&mut text, form, resume.as_deref(), &event(change));
     }
