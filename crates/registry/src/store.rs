@@ -1,16 +1,21 @@
 //! The file that instances survive in: a redb database with one record an instance, and one for the registry itself.
 //! A commit is on disk (fsync) when it returns.
+//!
+//! A record's key is the revision of the instance's last change, which no other has: whatever comes together lies together,
+//! and a commit writes some pages at the end instead of one for each instance.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::mesh::registry::v1 as pb;
 use bytes::Bytes;
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use crate::convert::{instance_from, instance_to};
+use crate::convert::{encode_instance, instance_from};
 use crate::error::OpenError;
 use crate::interfaces::{Interface, InterfaceKey};
 use crate::limits::Limits;
@@ -18,8 +23,10 @@ use crate::model::{Change, ChangeKind, Instance, InstanceRef, ServiceKey};
 use crate::namespace::Namespace;
 use crate::words::Words;
 
-/// Key: namespace unless it is the default one, protocol, name and id with a zero byte between them. Value: `mesh.registry.v1.Instance`.
-const INSTANCES: TableDefinition<&str, &[u8]> = TableDefinition::new("instances");
+/// Key: the revision of the instance's last change. Value: `mesh.registry.v1.Instance`.
+const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("records");
+/// Where format 1 has the instances: by their names.
+const INSTANCES_1: TableDefinition<&str, &[u8]> = TableDefinition::new("instances");
 /// Key: namespace, protocol, name, version and group with a zero byte between them. Value: the description's JSON (zlib).
 const INTERFACES: TableDefinition<&str, &[u8]> = TableDefinition::new("interfaces");
 /// Key: the name of a document. Value: the document.
@@ -30,9 +37,9 @@ const FORMAT: &str = "format";
 const STORE_ID: &str = "store";
 
 /// The format that this version writes.
-const CURRENT_FORMAT: u64 = 1;
+const CURRENT_FORMAT: u64 = 2;
 /// Everything is in memory after the start, so that the database's own cache has little to do.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// An open file, or none for a registry that forgets.
 pub(crate) enum Store {
@@ -107,25 +114,38 @@ impl Store {
         let Store::File { database, .. } = self else {
             return Ok(());
         };
+        let Some(first) = changes.first().map(|change| change.revision) else {
+            return Ok(());
+        };
+        let gone: HashSet<u64> = changes.iter().filter_map(replaced).collect();
         let transaction = database.begin_write()?;
         {
-            let mut instances = transaction.open_table(INSTANCES)?;
-            for change in changes {
-                let key = key_of(&change.instance.reference());
-                match change.kind {
-                    ChangeKind::Put => {
-                        let record = instance_to(&change.instance).encode_to_vec();
-                        instances.insert(key.as_str(), record.as_slice())?;
-                    }
-                    ChangeKind::Deregistered | ChangeKind::Lapsed => {
-                        instances.remove(key.as_str())?;
-                    }
-                }
+            let mut records = transaction.open_table(RECORDS)?;
+            for key in gone.iter().filter(|key| **key < first) {
+                records.remove(key)?;
             }
+            let mut end = records.upper_bound_mut(Bound::<u64>::Unbounded)?;
+            let mut record = Vec::new();
+            let puts = changes.iter().filter(|c| c.kind == ChangeKind::Put);
+            // What came and went within the commit is not written.
+            for change in puts.filter(|change| !gone.contains(&change.revision)) {
+                record.clear();
+                encode_instance(&change.instance, &mut record);
+                end.insert_before(change.revision, record.as_slice())?;
+            }
+            end.close()?;
             transaction.open_table(META)?.insert(REVISION, revision)?;
         }
         transaction.commit()?;
         Ok(())
+    }
+}
+
+/// The key of the record that a change makes void.
+fn replaced(change: &Change) -> Option<u64> {
+    match change.kind {
+        ChangeKind::Put => Some(change.previous.as_ref()?.revision),
+        ChangeKind::Deregistered | ChangeKind::Lapsed => Some(change.instance.revision),
     }
 }
 
@@ -229,12 +249,17 @@ fn prepare(database: &Database, path: &Path) -> Result<Result<(u64, u64), redb::
     let read = || -> Result<(u64, u64, u64), redb::Error> {
         let transaction = database.begin_write()?;
         let found = {
-            transaction.open_table(INSTANCES)?;
+            transaction.open_table(RECORDS)?;
             transaction.open_table(INTERFACES)?;
             transaction.open_table(DOCUMENTS)?;
             let mut meta = transaction.open_table(META)?;
             let stored = meta.get(FORMAT)?.map(|format| format.value());
             let format = match stored {
+                Some(1) => {
+                    upgrade(&transaction)?;
+                    meta.insert(FORMAT, CURRENT_FORMAT)?;
+                    CURRENT_FORMAT
+                }
                 Some(format) => format,
                 None => {
                     meta.insert(FORMAT, CURRENT_FORMAT)?;
@@ -261,19 +286,35 @@ fn prepare(database: &Database, path: &Path) -> Result<Result<(u64, u64), redb::
     }
 }
 
+/// Brings the instances of format 1 under their revisions.
+fn upgrade(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    {
+        let instances = transaction.open_table(INSTANCES_1)?;
+        let mut records = transaction.open_table(RECORDS)?;
+        for entry in instances.iter()? {
+            let (key, value) = entry?;
+            let broken = |e| redb::Error::Corrupted(format!("record {:?}: {e}", key.value()));
+            let message = pb::Instance::decode(value.value()).map_err(broken)?;
+            records.insert(message.revision, value.value())?;
+        }
+    }
+    transaction.delete_table(INSTANCES_1)?;
+    Ok(())
+}
+
 fn load(database: &Database, path: &Path) -> Result<(Vec<Arc<Instance>>, Words), OpenError> {
     let failed = |source: redb::Error| OpenError::Database {
         path: path.display().to_string(),
         source: Box::new(source),
     };
-    let broken = |key: &str, message: String| OpenError::Record {
+    let broken = |key: u64, message: String| OpenError::Record {
         path: path.display().to_string(),
-        key: key.replace('\0', " "),
+        key: key.to_string(),
         message,
     };
     let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
     let table = transaction
-        .open_table(INSTANCES)
+        .open_table(RECORDS)
         .map_err(|e| failed(e.into()))?;
     let (mut instances, mut words) = (Vec::new(), Words::default());
     for entry in table.iter().map_err(|e| failed(e.into()))? {
@@ -288,7 +329,7 @@ fn load(database: &Database, path: &Path) -> Result<(Vec<Arc<Instance>>, Words),
     Ok((instances, words))
 }
 
-/// The key of an instance's record.
+/// An instance's name with a zero byte between its words: namespace unless it is the default one, protocol, name and id.
 pub(crate) fn key_of(reference: &InstanceRef) -> String {
     let InstanceRef { service, id } = reference;
     let key = [&service.protocol, "\0", &service.name, "\0", id].concat();
@@ -298,7 +339,7 @@ pub(crate) fn key_of(reference: &InstanceRef) -> String {
     }
 }
 
-/// The instance that a record's key is of.
+/// The instance that such a name is of.
 pub(crate) fn reference_of(key: &str) -> Option<InstanceRef> {
     let parts: Vec<&str> = key.split('\0').collect();
     match parts.as_slice() {

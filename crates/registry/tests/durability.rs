@@ -138,11 +138,19 @@ async fn a_closed_registry_opens_again_as_it_was() {
     instance.metadata = [("k", "v")].into_iter().collect();
     let mut gone = instance.clone();
     gone.id = "b".into();
-    let done = registry
-        .register(vec![instance, gone.clone()])
+    let mut earlier = instance.clone();
+    earlier.weight = 7;
+    let mut first = earlier.clone();
+    first.weight = 8;
+    registry
+        .register(vec![first])
         .await
         .expect("a registration");
-    assert_eq!(done.revision, 2);
+    let done = registry
+        .register(vec![earlier, instance, gone.clone()])
+        .await
+        .expect("a registration");
+    assert_eq!(done.revision, 4);
     registry
         .deregister(vec![gone.reference()])
         .await
@@ -161,9 +169,65 @@ async fn a_closed_registry_opens_again_as_it_was() {
 
     let registry = Registry::open(&path, Limits::default()).expect("a registry");
     let after = registry.snapshot();
-    assert_eq!(after.revision, 3);
+    assert_eq!(after.revision, 5);
+    assert_eq!(after.instances(), 1);
     assert_eq!(after.get(&service), before.get(&service));
     assert_eq!(registry.store(), store);
+    // No record of what was replaced comes up once the last one has gone.
+    registry
+        .deregister(vec![registry::InstanceRef::new(
+            "dubbo",
+            "com.foo.Bar",
+            "a",
+        )])
+        .await
+        .expect("a removal");
+    registry.close().await;
+    let registry = Registry::open(&path, Limits::default()).expect("a registry");
+    assert_eq!(registry.snapshot().instances(), 0);
+}
+
+#[tokio::test]
+async fn a_file_of_format_1_is_taken_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("registry.redb");
+    let written = write_format_1(&path);
+    written.expect("a file of format 1");
+    let service = registry::ServiceKey::new("bolt", "s");
+    for instances in [2, 1] {
+        let registry = Registry::open(&path, Limits::default()).expect("a registry");
+        assert_eq!(*registry.store(), "0000000000000007");
+        let services = registry.snapshot();
+        assert_eq!(services.instances(), instances);
+        let found = services.get(&service).expect("a service");
+        assert_eq!(found.instance("b").map(|b| b.revision), Some(9));
+        let gone = registry::InstanceRef::new("bolt", "s", "a");
+        registry.deregister(vec![gone]).await.expect("a removal");
+        registry.close().await;
+    }
+}
+
+/// A file as it was before records were under their revisions.
+fn write_format_1(path: &Path) -> Result<(), redb::Error> {
+    use prost::Message;
+    const INSTANCES: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("instances");
+    const META: redb::TableDefinition<&str, u64> = redb::TableDefinition::new("meta");
+    let transaction = redb::Database::create(path)?.begin_write()?;
+    {
+        let mut instances = transaction.open_table(INSTANCES)?;
+        for (id, revision) in [("a", 4), ("b", 9)] {
+            let mut instance = common::message("s", id);
+            instance.revision = revision;
+            let record = instance.encode_to_vec();
+            instances.insert(format!("bolt\0s\0{id}").as_str(), record.as_slice())?;
+        }
+        let mut meta = transaction.open_table(META)?;
+        for (name, value) in [("format", 1), ("store", 7), ("revision", 9)] {
+            meta.insert(name, value)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 #[tokio::test]
