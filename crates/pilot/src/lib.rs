@@ -9,6 +9,7 @@
 //! The crate knows nothing of mosn beyond the names of its extensions.
 
 pub mod args;
+mod coalesce;
 pub mod controller;
 mod debug;
 mod facades;

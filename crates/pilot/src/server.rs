@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
+use futures_util::TryStreamExt as _;
 use registry::kubernetes::Cluster;
 use registry::leader::{self, Election, LeaseObject};
 use registry::{EtcdStore, HubOptions, Limits, Registry, Sync, SyncOptions};
@@ -21,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 use xds::server::grpc::AdsService;
 
 use crate::args::{Cli, Command, DiscoveryArgs, RegistryName, RegistryStoreArgs, ValidateArgs};
+use crate::coalesce::Coalesced;
 use crate::controller::{Controller, Sources};
 use crate::debug;
 use crate::facades::Facades;
@@ -204,6 +206,7 @@ impl Pilot {
         };
         let monitoring = debug::monitoring(self.hub.clone(), self.metrics.clone());
         let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        let incoming = incoming.map_ok(Coalesced::new);
         let servers = async {
             tokio::try_join!(
                 async {
