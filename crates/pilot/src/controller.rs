@@ -29,6 +29,8 @@ const BATCH: Duration = Duration::from_millis(3);
 const BATCH_MAX: Duration = Duration::from_secs(1);
 /// A whole generation is followed by so many times its own length without one.
 const REST: u32 = 4;
+/// The same after endpoints.
+const REST_ENDPOINTS: u32 = 2;
 /// Registries that neither answer nor refuse are waited for this long before the first snapshot.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How often services that have long been empty are looked for.
@@ -70,6 +72,8 @@ pub(crate) struct Controller {
     revision: u64,
     /// Until when no whole generation is begun, so that they take a part of the time only.
     rest: Instant,
+    /// The same for endpoints: those of a thousand hosts at a time cost something, too.
+    rest_endpoints: Instant,
 }
 
 /// Changes that wait to become a snapshot.
@@ -136,6 +140,7 @@ impl Controller {
             changed: Changed::default(),
             revision: 0,
             rest: Instant::now(),
+            rest_endpoints: Instant::now(),
         };
         let listeners = controller.snapshots.clone();
         tokio::select! {
@@ -210,13 +215,11 @@ impl Controller {
         }
         self.changed.services |= change.services;
         self.changed.hosts.extend(change.hosts);
-        // A change of services costs a whole generation, one of endpoints next to nothing.
-        let rest = if change.services {
-            self.rest.saturating_duration_since(Instant::now())
-        } else {
-            Duration::ZERO
+        let rest = match change.services {
+            true => self.rest,
+            false => self.rest_endpoints,
         };
-        Some(BATCH.max(rest))
+        Some(BATCH.max(rest.saturating_duration_since(Instant::now())))
     }
 
     /// Waits until the whole cluster was read: proxies must not hear of a mesh without its rules. Until then pilot is not
@@ -335,6 +338,7 @@ impl Controller {
         let Some(current) = self.snapshots.borrow().clone() else {
             return;
         };
+        let started = Instant::now();
         self.revision += 1;
         changed.hosts.sort();
         changed.hosts.dedup();
@@ -349,6 +353,9 @@ impl Controller {
             "endpoint"
         });
         self.send(current.next(Arc::new(world), self.problems.clone(), since));
+        // The former world goes with this: that costs as much as making the new one.
+        drop(current);
+        self.rest_endpoints = Instant::now() + started.elapsed() * REST_ENDPOINTS;
     }
 
     fn publish_all(&mut self, reason: &str, since: Instant) {

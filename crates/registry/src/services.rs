@@ -1,8 +1,10 @@
 //! An immutable picture of all services. The next picture shares everything with this one that did not change.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock};
+
+use foldhash::fast::RandomState;
+use foldhash::{HashMap, HashMapExt};
 
 use crate::model::{Instance, InstanceRef, Selector, ServiceKey};
 
@@ -213,9 +215,9 @@ impl Services {
 }
 
 fn hash_of(key: &ServiceKey) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
+    // Drawn anew by each process: nobody can know names that meet in one shard.
+    static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+    STATE.hash_one(key)
 }
 
 fn shard_of(hash: u64) -> usize {

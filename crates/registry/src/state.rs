@@ -1,10 +1,11 @@
 //! The registry's logic without disk, threads or clocks: commands and the time go in, changes come out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::FieldError;
+use foldhash::{HashMap, HashMapExt};
 
 use crate::error::Error;
 use crate::leases::Leases;

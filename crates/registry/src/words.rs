@@ -1,7 +1,8 @@
 //! One copy of each word that many instances have.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use foldhash::HashSet;
 
 use crate::model::Instance;
 

@@ -2,11 +2,12 @@
 //! million instances they would need more memory than the registry.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use foldhash::HashMap;
+use foldhash::fast::RandomState;
 use registry::Instance;
 
 use super::{Endpoint, EndpointPorts, RpcInstance, ServiceId};
@@ -78,9 +79,8 @@ impl Default for EndpointMap {
 
 impl EndpointMap {
     fn shard(id: &ServiceId) -> usize {
-        let mut hasher = DefaultHasher::new();
-        id.hash(&mut hasher);
-        usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0)
+        static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+        usize::try_from(STATE.hash_one(id) % SHARDS as u64).unwrap_or(0)
     }
 
     /// The endpoints of a service.

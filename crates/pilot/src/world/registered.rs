@@ -1,9 +1,10 @@
 //! Services of the embedded registry in the form of the world.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use registry::{Event, Namespace, Service, ServiceKey, Services};
 
 use super::{ServiceId, endpoints};
@@ -17,20 +18,17 @@ pub const REGISTRY_NAMESPACE: &str = "default";
 const EMPTY_SERVICE_KEPT: Duration = Duration::from_secs(600);
 
 /// Protocols of services that proxies can call.
-static PROTOCOLS: LazyLock<[Arc<str>; 9]> = LazyLock::new(|| {
-    [
-        "bolt",
-        "sofarpc",
-        "dubbo",
-        "tri",
-        "http",
-        "rest",
-        "springcloud",
-        "grpc",
-        "tcp",
-    ]
-    .map(Arc::from)
-});
+const WORDS: [&str; 9] = [
+    "bolt",
+    "sofarpc",
+    "dubbo",
+    "tri",
+    "http",
+    "rest",
+    "springcloud",
+    "grpc",
+    "tcp",
+];
 
 /// What the registry holds, host by host of each namespace.
 #[derive(Debug, Default)]
@@ -43,9 +41,28 @@ pub struct Registered {
 /// One host: an interface or an HTTP service.
 #[derive(Debug, Default)]
 struct Host {
-    /// Services by protocol. A protocol once seen stays while the host does.
-    protocols: BTreeMap<Protocol, Vec<Arc<Service>>>,
+    /// In the order of their protocols. One that was once there stays while the host does.
+    services: Vec<HostService>,
     empty_since: Option<Instant>,
+}
+
+/// A service of a host.
+#[derive(Debug)]
+struct HostService {
+    protocol: Protocol,
+    word: &'static str,
+    /// Whether an instance wants calls.
+    serves: bool,
+    /// `None` while it has no instances.
+    service: Option<Arc<Service>>,
+}
+
+impl Host {
+    fn protocols(&self) -> Vec<Protocol> {
+        let mut protocols: Vec<_> = self.services.iter().map(|of| of.protocol).collect();
+        protocols.dedup();
+        protocols
+    }
 }
 
 /// What a change of the registry changes for proxies.
@@ -60,95 +77,113 @@ pub struct RegistryChange {
 impl Registered {
     /// Takes an event of the registry; `services` is the registry's picture after it.
     pub fn apply(&mut self, event: &Event, services: &Services, now: Instant) -> RegistryChange {
-        let mut change = RegistryChange::default();
-        match event {
+        let mut changed: Vec<ServiceKey> = match event {
             Event::Reset(all) => {
-                let known: Vec<ServiceId> = self.hosts.keys().cloned().collect();
-                let names = all.iter().map(|service| service_id(&service.key));
-                let mut hosts: Vec<ServiceId> = known.into_iter().chain(names).collect();
-                hosts.sort();
-                hosts.dedup();
-                for host in hosts {
-                    self.refresh(&host, all, now, &mut change);
-                }
+                let known = self.hosts.iter().flat_map(|(id, host)| {
+                    let services = host.services.iter();
+                    services.map(|of| ServiceKey {
+                        namespace: Namespace::new(&id.namespace),
+                        protocol: of.word.into(),
+                        name: id.host.clone(),
+                    })
+                });
+                known.chain(all.iter().map(|s| s.key.clone())).collect()
             }
             Event::Changes(changes) => {
-                let mut hosts: Vec<ServiceId> = changes
-                    .iter()
-                    .map(|change| service_id(&change.instance.service))
-                    .collect();
-                hosts.sort();
-                hosts.dedup();
-                for host in hosts {
-                    self.refresh(&host, services, now, &mut change);
-                }
+                let keys = changes.iter().map(|change| &change.instance.service);
+                keys.cloned().collect()
+            }
+        };
+        changed.sort_unstable();
+        changed.dedup();
+        let mut change = RegistryChange::default();
+        for key in changed {
+            if let Some(word) = WORDS.into_iter().find(|word| *word == &*key.protocol) {
+                self.refresh(&key, word, services.get(&key), now, &mut change);
             }
         }
+        change.hosts.sort_unstable();
+        change.hosts.dedup();
         change
     }
 
+    /// Takes a service as it is now.
     fn refresh(
         &mut self,
-        id: &ServiceId,
-        services: &Services,
+        key: &ServiceKey,
+        word: &'static str,
+        service: Option<&Arc<Service>>,
         now: Instant,
         change: &mut RegistryChange,
     ) {
-        let mut fresh: BTreeMap<Protocol, Vec<Arc<Service>>> = BTreeMap::new();
-        let mut is_empty = true;
-        let prefix = match &*id.namespace {
-            REGISTRY_NAMESPACE => format!("{} ", id.host),
-            namespace => format!("{namespace}:{} ", id.host),
-        };
-        let namespace = Namespace::new(&id.namespace);
-        if !self.skipped.is_empty() {
-            self.skipped
-                .retain(|instance, _| !instance.starts_with(&prefix));
-        }
-        for word in PROTOCOLS.iter() {
-            let key = ServiceKey {
-                namespace: namespace.clone(),
-                protocol: word.clone(),
-                name: id.host.clone(),
-            };
-            let Some(service) = services.get(&key) else {
-                continue;
-            };
-            let of_protocol = fresh.entry(protocol_of(word)).or_default();
-            of_protocol.push(service.clone());
-            for instance in service.instances.iter() {
-                match endpoints::check(instance) {
-                    Ok(serves) => is_empty &= !serves,
-                    Err(reason) => {
-                        self.skipped
-                            .insert(format!("{prefix}{word} {}", instance.id), reason);
-                    }
-                }
-            }
-        }
-        if is_empty && !self.hosts.contains_key(id) && fresh.is_empty() {
+        let id = &service_id(key);
+        let known = self.hosts.get(id);
+        let known = known.is_some_and(|host| host.services.iter().any(|of| of.word == word));
+        if service.is_none() && !known {
             return;
         }
+        let serves = self.check(id, word, service);
         let host = self.hosts.entry(id.clone()).or_insert_with(|| {
             change.services = true;
             Host::default()
         });
-        for protocol in host.protocols.keys() {
-            fresh.entry(*protocol).or_default();
-        }
-        if fresh.len() != host.protocols.len() {
-            change.services = true;
-        }
+        let protocol = protocol_of(word);
+        let place = host
+            .services
+            .binary_search_by_key(&(protocol, word), |of| (of.protocol, of.word));
+        let before = match place {
+            Ok(at) => host.services.get_mut(at).and_then(|of| {
+                of.serves = serves;
+                std::mem::replace(&mut of.service, service.cloned())
+            }),
+            Err(at) => {
+                change.services |= host.services.iter().all(|of| of.protocol != protocol);
+                host.services.insert(
+                    at,
+                    HostService {
+                        protocol,
+                        word,
+                        serves,
+                        service: service.cloned(),
+                    },
+                );
+                None
+            }
+        };
+        let is_empty = !host.services.iter().any(|of| of.serves);
         host.empty_since = is_empty.then(|| host.empty_since.unwrap_or(now));
-        let before = std::mem::replace(&mut host.protocols, fresh);
-        let same = before.len() == host.protocols.len()
-            && before
-                .values()
-                .zip(host.protocols.values())
-                .all(|(before, now)| are_same(before, now));
+        let same = match (&before, service) {
+            (None, None) => true,
+            (Some(before), Some(now)) => are_same(before, now),
+            _ => false,
+        };
         if !same {
             change.hosts.push(id.host.clone());
         }
+    }
+
+    /// Notes which instances cannot be served; tells whether one can and wants to.
+    fn check(&mut self, id: &ServiceId, word: &str, service: Option<&Arc<Service>>) -> bool {
+        let name = || match &*id.namespace {
+            REGISTRY_NAMESPACE => format!("{} {word} ", id.host),
+            namespace => format!("{namespace}:{} {word} ", id.host),
+        };
+        if !self.skipped.is_empty() {
+            let name = name();
+            self.skipped
+                .retain(|instance, _| !instance.starts_with(&name));
+        }
+        let mut serves = false;
+        for instance in service.iter().flat_map(|service| service.instances.iter()) {
+            match endpoints::check(instance) {
+                Ok(wants) => serves |= wants,
+                Err(reason) => {
+                    self.skipped
+                        .insert(format!("{}{}", name(), instance.id), reason);
+                }
+            }
+        }
+        serves
     }
 
     /// Forgets services that have been empty for long. Returns whether any was.
@@ -166,7 +201,7 @@ impl Registered {
         let mut hosts: Vec<_> = self
             .hosts
             .iter()
-            .map(|(id, host)| (id, host.protocols.keys().copied().collect()))
+            .map(|(id, host)| (id, host.protocols()))
             .collect();
         hosts.sort_by_key(|(id, _)| *id);
         hosts
@@ -182,31 +217,32 @@ impl Registered {
         &self,
         id: &ServiceId,
     ) -> impl Iterator<Item = (Protocol, &Arc<Service>)> {
-        let protocols = self.hosts.get(id).into_iter();
-        let protocols = protocols.flat_map(|host| host.protocols.iter());
-        protocols.flat_map(|(protocol, services)| services.iter().map(|s| (*protocol, s)))
+        let services = self.hosts.get(id).into_iter();
+        let services = services.flat_map(|host| host.services.iter());
+        services.filter_map(|of| Some((of.protocol, of.service.as_ref()?)))
     }
 }
 
 fn service_id(key: &ServiceKey) -> ServiceId {
+    static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| REGISTRY_NAMESPACE.into());
     ServiceId {
         host: key.name.clone(),
-        namespace: key.namespace.as_str().into(),
+        namespace: match key.namespace.is_default() {
+            true => DEFAULT.clone(),
+            false => key.namespace.as_str().into(),
+        },
     }
 }
 
 /// Whether services are the same to proxies.
-fn are_same(before: &[Arc<Service>], now: &[Arc<Service>]) -> bool {
-    let same = |(before, now): (&Arc<Service>, &Arc<Service>)| {
-        Arc::ptr_eq(before, now)
-            || before.instances.len() == now.instances.len()
-                && before
-                    .instances
-                    .iter()
-                    .zip(now.instances.iter())
-                    .all(|(a, b)| Arc::ptr_eq(a, b) || endpoints::is_same(a, b))
-    };
-    before.len() == now.len() && before.iter().zip(now).all(same)
+fn are_same(before: &Arc<Service>, now: &Arc<Service>) -> bool {
+    Arc::ptr_eq(before, now)
+        || before.instances.len() == now.instances.len()
+            && before
+                .instances
+                .iter()
+                .zip(now.instances.iter())
+                .all(|(a, b)| Arc::ptr_eq(a, b) || endpoints::is_same(a, b))
 }
 
 fn protocol_of(word: &str) -> Protocol {

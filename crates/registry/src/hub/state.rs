@@ -1,8 +1,10 @@
 //! The hub without tasks, channels and clocks: reports and the time go in, one merged picture and its changes come out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::{HashSet, HashSetExt};
 
 use crate::hub::saved::Lists;
 use crate::hub::source_state::{Settings, SourceState};
