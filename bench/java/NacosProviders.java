@@ -2,9 +2,6 @@ import com.alibaba.nacos.api.NacosFactory;
 import com.alibaba.nacos.api.naming.NamingService;
 import com.alibaba.nacos.api.naming.pojo.Instance;
 import com.alibaba.nacos.api.naming.pojo.ListView;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -88,16 +85,6 @@ public final class NacosProviders {
         for (Future<?> call : calls) {
             call.get();
         }
-        double seconds = (System.nanoTime() - start) / 1e9;
-        System.gc();
-        Thread.sleep(500);
-        long rss = 0;
-        for (String line : Files.readAllLines(Path.of("/proc/self/status"), StandardCharsets.UTF_8)) {
-            if (line.startsWith("VmRSS:")) {
-                rss = Long.parseLong(line.replaceAll("\\D", ""));
-            }
-        }
-        System.out.println("{\"services\": " + known.size() + ", \"instances\": " + instances.get() + ", \"seconds\": "
-            + seconds + ", \"rss_mib\": " + rss / 1024.0 + "}");
+        ReadReport.print(known.size(), instances.get(), start);
     }
 }

@@ -1,6 +1,3 @@
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
@@ -92,16 +89,6 @@ public final class ZooKeeperProviders {
             }, null);
         }
         left.await();
-        double seconds = (System.nanoTime() - start) / 1e9;
-        System.gc();
-        Thread.sleep(500);
-        long rss = 0;
-        for (String line : Files.readAllLines(Path.of("/proc/self/status"), StandardCharsets.UTF_8)) {
-            if (line.startsWith("VmRSS:")) {
-                rss = Long.parseLong(line.replaceAll("\\D", ""));
-            }
-        }
-        System.out.println("{\"services\": " + known.size() + ", \"instances\": " + instances.get() + ", \"seconds\": "
-            + seconds + ", \"rss_mib\": " + rss / 1024.0 + "}");
+        ReadReport.print(known.size(), instances.get(), start);
     }
 }

@@ -141,7 +141,7 @@ class Bench:
                           "admin.enableServer=false\nmaxClientCnxns=0\n")
         classes = folder / "classes"
         libraries = f"{self.programs['apps']}/dubbo/lib/*"
-        run(["javac", "-d", str(classes), "-cp", libraries, str(JAVA / "ZooKeeperProviders.java")])
+        compile_java(classes, libraries, "ZooKeeperProviders.java")
         java = ["java", "-XX:+UseSerialGC", "-cp", f"{classes}:{libraries}", "ZooKeeperProviders"]
         address = f"127.0.0.1:{port}"
         services = max(1, self.options.providers // 20)
@@ -168,7 +168,7 @@ class Bench:
         port = free_nacos_port()
         classes = folder / "classes"
         libraries = f"{self.programs['apps']}/nacos/lib/*"
-        run(["javac", "-d", str(classes), "-cp", libraries, str(JAVA / "NacosProviders.java")])
+        compile_java(classes, libraries, "NacosProviders.java")
         java = ["java", "-XX:+UseSerialGC", f"-Duser.home={folder}", f"-DJM.LOG.PATH={folder}", "-cp",
                 f"{classes}:{libraries}", "NacosProviders"]
         address = f"127.0.0.1:{port}"
@@ -239,6 +239,10 @@ class Bench:
                     result = json.loads(load.line())
         say(f"acks: {result}")
         return result
+
+
+def compile_java(classes, libraries, file):
+    run(["javac", "-d", str(classes), "-cp", libraries, "-sourcepath", str(JAVA), str(JAVA / file)])
 
 
 def free_nacos_port():
