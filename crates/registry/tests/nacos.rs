@@ -221,6 +221,28 @@ async fn services_and_copies_over_http() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pushes_of_the_first_version_come_before_the_next_question() -> Result<()> {
+    let loopback = Loopback::claim()?;
+    let server = Server::start(loopback.address(1, 8848), None).await?;
+    server.register("http", "shop", 1, "").await?;
+    server.register("http", "shop", 2, "").await?;
+    let hub = hub_of("mesh");
+    hub.set_sources(vec![source(&json!({
+        "servers": [server.address.to_string()],
+        "protocol": "http",
+        "listInterval": "1h",
+    }))?]);
+    let lines = [1, 2, 3].map(|port| format!("http/shop 10.0.0.1:{port} g w100"));
+    let lines = lines.each_ref().map(String::as_str);
+    wait_endpoints(&hub, &lines[..2]).await?;
+    server.register("http", "shop", 3, "").await?;
+    wait_endpoints(&hub, &lines).await?;
+    let gone = InstanceRef::new("http", "shop", "3");
+    server.registry.deregister(vec![gone]).await?;
+    wait_endpoints(&hub, &lines[..2]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_known_as_one_and_not_shown() -> Result<()> {
     let loopback = Loopback::claim()?;
     let credentials = |password: &str| json!({"username": "mesh", "password": password});

@@ -1,9 +1,11 @@
 //! Nacos over HTTP: what servers of 1.x have (`/v1/ns/…`), or the client's part of 3.x (`/v3/client/ns/…`).
 
+mod push;
 mod read;
 mod write;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -103,6 +105,16 @@ impl<'a> Server<'a> {
             server.api = Api::V1;
         }
         Ok(server)
+    }
+
+    /// Where it may send pushes, if it is of a version that does; without them all is seen when it is asked again.
+    async fn pushes(&self) -> Option<push::Pushes> {
+        if self.api != Api::V1 {
+            return None;
+        }
+        let opened = push::Pushes::open(self.name).await;
+        let failed = |error| tracing::warn!(server = self.name, %error, "no pushes by UDP");
+        opened.map_err(failed).ok()
     }
 
     async fn send(&self, method: Method, path: &str, query: &Pairs<'_>) -> Result<Answer, Failure> {
@@ -214,9 +226,19 @@ impl<'a> Server<'a> {
         Ok(names)
     }
 
-    /// The instances of a service.
-    async fn service(&self, space: &str, group: &str, name: &str) -> Result<ServiceInfo, Failure> {
-        let query = self.service_query(space, group, name);
+    /// The instances of a service; its changes are pushed to this address for a while.
+    async fn service(
+        &self,
+        space: &str,
+        group: &str,
+        name: &str,
+        pushes: Option<SocketAddr>,
+    ) -> Result<ServiceInfo, Failure> {
+        let mut query = self.service_query(space, group, name);
+        if let Some(address) = pushes {
+            query.push(("udpPort", address.port().to_string()));
+            query.push(("clientIP", address.ip().to_string()));
+        }
         let path = match self.api {
             Api::V1 => "/v1/ns/instance/list",
             Api::V3 => "/v3/client/ns/instance/list",

@@ -1,4 +1,4 @@
-//! Reads by asking again and again: which services there are, and each of them.
+//! Reads by asking again and again: which services there are, and each of them. In between it is asked for what a push names.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep_until};
 
+use super::push::{Pushed, Pushes};
 use super::write::Copies;
 use super::{Server, write};
 use crate::adapters::applications::{Centre, permits};
@@ -87,6 +88,12 @@ async fn read(
     let mut services = Services::new(server.config, link, spaces, &centre, revisions, &permits);
     let mut known = Known::default();
     let mut told: HashMap<Id, Told> = HashMap::new();
+    let pushes = server.pushes().await;
+    let pushed_to = pushes.as_ref().map(Pushes::address);
+    let ask = async |id: &Id| {
+        let space = spaces.get(id.space).copied().unwrap_or_default();
+        server.service(space, &id.group, &id.name, pushed_to).await
+    };
     loop {
         let next = Instant::now() + server.config.list_interval();
         for (space, group, names) in std::mem::take(&mut listed) {
@@ -104,9 +111,8 @@ async fn read(
             }
         }
         let asked: Vec<Id> = told.keys().cloned().collect();
-        let asked = stream::iter(asked).map(|id| async move {
-            let space = spaces.get(id.space).copied().unwrap_or_default();
-            let info = server.service(space, &id.group, &id.name).await;
+        let asked = stream::iter(asked).map(async |id| {
+            let info = ask(&id).await;
             (id, info)
         });
         let mut answers = std::pin::pin!(asked.buffer_unordered(QUESTIONS));
@@ -124,6 +130,17 @@ async fn read(
             }
             tokio::select! {
                 Some(id) = services.next() => services.tell_more(&id).await,
+                Some(pushed) = next_push(pushes.as_ref()) => {
+                    let of = |id: &&Id| id.group == pushed.group && id.name == pushed.name;
+                    // Of which namespace it is is not said.
+                    let ids: Vec<Id> = told.keys().filter(of).cloned().collect();
+                    for id in ids {
+                        match ask(&id).await {
+                            Ok(info) => take(&mut services, &mut told, &id, info).await,
+                            Err(failure) => return failure,
+                        }
+                    }
+                }
                 () = sleep_until(next) => break,
             }
         }
@@ -132,6 +149,10 @@ async fn read(
             Err(failure) => return failure,
         };
     }
+}
+
+async fn next_push(pushes: Option<&Pushes>) -> Option<Pushed> {
+    Some(pushes?.next().await)
 }
 
 async fn take<C: Centre<Id> + Sync>(
