@@ -108,6 +108,22 @@ impl Client {
         self.call("SyncConfigRequestPb", request).await
     }
 
+    /// One whose server answers the contents of requests, or does not.
+    #[cfg(test)]
+    pub(super) fn of(mut server: impl FnMut(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> Client {
+        let (calls, mut received) = mpsc::unbounded_channel::<Call>();
+        tokio::spawn(async move {
+            let mut silent = Vec::new();
+            while let Some(call) = received.recv().await {
+                match server(&call.content) {
+                    Some(answer) => drop(call.answer.send(Ok(answer.into()))),
+                    None => silent.push(call.answer),
+                }
+            }
+        });
+        Client { calls }
+    }
+
     async fn call<A: Message + Default>(
         &self,
         name: &'static str,
