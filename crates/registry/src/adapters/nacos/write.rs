@@ -200,7 +200,8 @@ impl Writing<'_> {
             let result = written?;
             done &= result.is_ok();
             for id in copies.keys() {
-                self.say(id, result.clone()).await;
+                let failed = result.as_ref().err().and_then(|failed| failed.of(id));
+                self.say(id, failed.map_or(Ok(()), Err)).await;
             }
             match &result {
                 Ok(()) if copies.is_empty() => self.placed.remove(&place),
@@ -298,6 +299,26 @@ impl Writing<'_> {
     }
 }
 
+/// What is not in the registry as it should be.
+enum Unwritten {
+    /// Nothing of the batch was taken.
+    All(String),
+    /// It was taken, but these copies are not shown, or something that was taken out still is.
+    These(BTreeSet<Arc<str>>),
+}
+
+impl Unwritten {
+    /// Why a copy is not written, if it is not.
+    fn of(&self, id: &Arc<str>) -> Option<String> {
+        match self {
+            Unwritten::All(why) => Some(why.clone()),
+            Unwritten::These(ids) => ids
+                .contains(id)
+                .then(|| "it is written, but not shown like that".to_owned()),
+        }
+    }
+}
+
 /// A service that is written.
 struct Batch<'a> {
     connection: &'a Connection,
@@ -308,7 +329,11 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     /// Puts these copies in the place of those before, and looks whether they are there.
-    async fn write(&self, copies: &Copies, before: &Copies) -> Result<Result<(), String>, Failure> {
+    async fn write(
+        &self,
+        copies: &Copies,
+        before: &Copies,
+    ) -> Result<Result<(), Unwritten>, Failure> {
         let gone: Vec<&Host> = before
             .values()
             .filter(|host| !copies.values().any(|copy| same_address(copy, host)))
@@ -327,7 +352,7 @@ impl Batch<'_> {
         };
         let asked = self.connection.try_ask(self.config, self.login, &request);
         if let Err(refused) = asked.await? {
-            return Ok(Err(refused.to_string()));
+            return Ok(Err(Unwritten::All(refused.to_string())));
         }
         let deadline = Instant::now() + SHOWN;
         let mut is_named = false;
@@ -336,9 +361,10 @@ impl Batch<'_> {
             let left = |host: &&Host| shown.iter().any(|is| is_copy(is) && same_address(is, host));
             let left: Vec<&Host> = gone.iter().copied().filter(left).collect();
             let missing = copies
-                .values()
-                .find(|copy| !shown.iter().any(|is| shows(is, copy)));
-            if left.is_empty() && missing.is_none() {
+                .iter()
+                .filter(|(_, copy)| !shown.iter().any(|is| shows(is, copy)));
+            let missing: BTreeSet<Arc<str>> = missing.map(|(id, _)| id.clone()).collect();
+            if left.is_empty() && missing.is_empty() {
                 return Ok(Ok(()));
             }
             // r-nacos leaves in what a batch does not name, and takes it out when it is named; Nacos knows no such request.
@@ -350,11 +376,7 @@ impl Batch<'_> {
                 continue;
             }
             if Instant::now() >= deadline {
-                let why = match missing {
-                    Some(host) => format!("{}:{} is written but not shown", host.ip, host.port),
-                    None => "what was taken out is still shown".to_owned(),
-                };
-                return Ok(Err(why));
+                return Ok(Err(Unwritten::These(missing)));
             }
             tokio::time::sleep(SHOWN_PAUSE).await;
         }
