@@ -52,7 +52,7 @@ peers: ## Build the peers that compile for long into a cache outside the checkou
 
 test-peers: ## Run the tests that need those peers (test binaries named peer_*)
 	@scripts/peers --have || { echo "make test-peers: the peers are not there; make peers builds them"; exit 1; }
-	@scripts/setup test
+	@scripts/setup test test-peers
 	@scripts/test --peers $(ARGS)
 
 clean-tools: ## Remove the tools that scripts/setup put below the target folder

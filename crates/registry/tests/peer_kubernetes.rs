@@ -137,7 +137,7 @@ async fn services_are_read_as_they_change() -> Result<()> {
     apply(&server, &slice("orders-1", "orders", &targets, &both))?;
     // The API server makes a Service of its own, without endpoints.
     let hub = hub_of("one");
-    let admin = server.kubeconfig("admin-token")?;
+    let admin = server.kubeconfig(Kubernetes::ADMIN)?;
     hub.set_sources(vec![source(&admin, &json!({}))?]);
     let mut all = vec![
         "dubbo/com.foo.Order 10.0.0.1:20881 v1",
@@ -425,7 +425,7 @@ async fn what_a_watch_missed_is_listed_again() -> Result<()> {
     }
     let hub = hub_of("one");
     hub.set_sources(vec![source(
-        &server.kubeconfig("admin-token")?,
+        &server.kubeconfig(Kubernetes::ADMIN)?,
         &json!({}),
     )?]);
     let all = [
@@ -459,7 +459,7 @@ impl Candidate {
             .build()?;
         let object = LeaseObject {
             cluster: Cluster {
-                kubeconfig: Some(server.kubeconfig("admin-token")?),
+                kubeconfig: Some(server.kubeconfig(Kubernetes::ADMIN)?),
                 context: None,
             },
             namespace: "default".to_owned(),

@@ -11,6 +11,7 @@ use rcgen::{
 };
 
 /// An authority that signs what it is asked to.
+#[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: PathBuf,

@@ -11,7 +11,7 @@ use testkit::netns::Site;
 use testkit::process::Process;
 
 use crate::state::{Instance, SERVICE, State, read_state};
-use crate::{consul, etcd};
+use crate::{consul, etcd, kubernetes};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -84,7 +84,8 @@ impl Directory {
 pub(crate) enum Registrant {
     Java(Directory),
     Etcdctl(etcd::Registrant),
-    Consul(consul::Cli),
+    Consul(consul::Registrant),
+    Kubectl(kubernetes::Registrant),
 }
 
 impl Registrant {
@@ -103,6 +104,7 @@ impl Registrant {
             }
             Registrant::Etcdctl(client) => client.register(host, instance),
             Registrant::Consul(client) => client.register(host, instance),
+            Registrant::Kubectl(client) => client.register(host, instance),
         }
     }
 
@@ -114,6 +116,7 @@ impl Registrant {
                 .map(|_| ()),
             Registrant::Etcdctl(client) => client.deregister(port),
             Registrant::Consul(client) => client.deregister(port),
+            Registrant::Kubectl(client) => client.deregister(port),
         }
     }
 
@@ -122,7 +125,8 @@ impl Registrant {
         match self {
             Registrant::Java(client) => client.process.kill(),
             Registrant::Etcdctl(client) => client.kill(),
-            Registrant::Consul(_) => bail!("the agent registers on its own behalf"),
+            Registrant::Consul(client) => client.kill(),
+            Registrant::Kubectl(client) => client.kill(),
         }
     }
 }
@@ -133,6 +137,7 @@ pub(crate) enum Watcher {
     Java(Directory),
     Etcdctl(etcd::Watcher),
     Consul(consul::Watcher),
+    Kubectl(kubernetes::Watcher),
 }
 
 impl Watcher {
@@ -142,6 +147,7 @@ impl Watcher {
             Watcher::Java(client) => client.news(),
             Watcher::Etcdctl(client) => client.news(),
             Watcher::Consul(client) => client.news(),
+            Watcher::Kubectl(client) => client.news(),
         }
     }
 }

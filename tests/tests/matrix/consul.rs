@@ -1,17 +1,21 @@
 //! Consul with its own command line as the stock client.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::netns::Site;
 use testkit::process::Process;
 use testkit::programs;
 
 use crate::state::{Entry, Instance, SERVICE, State};
+
+/// Ports of applications begin here.
+const HEALTH: u16 = 7000;
 
 /// The program, spoken to in the registry's namespace.
 #[derive(Clone, Debug)]
@@ -33,30 +37,68 @@ impl Cli {
         ensure!(output.status.success(), "consul {words:?}: {said}");
         Ok(())
     }
+}
+
+/// An application that Consul asks whether it is well, as Spring Cloud's are: what it registered goes when it does not answer.
+#[derive(Debug)]
+pub(crate) struct Registrant {
+    client: Cli,
+    folder: PathBuf,
+    /// Where it answers, in the registry's namespace.
+    health: u16,
+    application: Process,
+}
+
+impl Registrant {
+    /// Each application has a number of its own.
+    pub(crate) fn start(client: Cli, number: u16, folder: &Path) -> Result<Registrant> {
+        let health = HEALTH + number;
+        let mut program = Command::new("python3");
+        program
+            .args(["-m", "http.server", "--bind", "127.0.0.1"])
+            .arg(health.to_string())
+            .current_dir(folder);
+        let mut program = client.site.enter(&program);
+        let application = Process::start("consul-registrant", &mut program, folder)?;
+        Ok(Registrant {
+            client,
+            folder: folder.to_owned(),
+            health,
+            application,
+        })
+    }
 
     /// Registers an instance, or changes it.
-    pub(crate) fn register(&self, host: &str, instance: &Instance) -> Result<()> {
+    pub(crate) fn register(&mut self, host: &str, instance: &Instance) -> Result<()> {
         let Instance {
             port,
             weight,
             color,
             ..
         } = instance;
-        self.run(&[
-            "services",
-            "register",
-            &format!("-name={SERVICE}"),
-            &format!("-id={port}"),
-            &format!("-address={host}"),
-            &format!("-port={port}"),
-            &format!("-meta=weight={weight}"),
-            &format!("-meta=color={color}"),
-        ])
+        let service = json!({"service": {
+            "name": SERVICE, "id": port.to_string(), "address": host, "port": port,
+            "meta": {"weight": weight.to_string(), "color": color},
+            "check": {
+                "http": format!("http://127.0.0.1:{}/", self.health), "interval": "1s", "timeout": "10s",
+                "status": "passing", "deregister_critical_service_after": "1m",
+            },
+        }});
+        let file = self.folder.join("consul-service.json");
+        fs::write(&file, service.to_string())?;
+        let file = file.display().to_string();
+        self.client.run(&["services", "register", &file])
     }
 
     /// Takes an instance out.
-    pub(crate) fn deregister(&self, port: u16) -> Result<()> {
-        self.run(&["services", "deregister", &format!("-id={port}")])
+    pub(crate) fn deregister(&mut self, port: u16) -> Result<()> {
+        let id = format!("-id={port}");
+        self.client.run(&["services", "deregister", &id])
+    }
+
+    /// Kills it (SIGKILL).
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.application.kill()
     }
 }
 

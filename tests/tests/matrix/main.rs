@@ -6,6 +6,7 @@ mod consul;
 mod crashes;
 mod disturb;
 mod etcd;
+mod kubernetes;
 mod pairs;
 mod side;
 mod state;

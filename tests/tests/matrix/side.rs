@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use testkit::netns::Site;
-use testkit::registries::{Consul, Etcd, Eureka, Nacos, SofaRegistry, ZooKeeper};
+use testkit::registries::{Consul, Etcd, Eureka, Kubernetes, Nacos, SofaRegistry, ZooKeeper};
 
 use crate::clients::{Directory, Java, Registrant, Watcher};
 use crate::consul::{self, Cli};
 use crate::etcd::{self, Etcdctl};
-use crate::state::{History, Instance, SERVICE};
+use crate::kubernetes::{self, Kubectl};
+use crate::state::{History, Instance, NACOS, SERVICE};
 
 /// Which registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,17 +24,19 @@ pub(crate) enum Kind {
     SofaRegistry,
     Consul,
     Nacos,
+    Kubernetes,
 }
 
 impl Kind {
     /// Those that are installed in a minute, then those that compile for long.
-    pub(crate) const ALL: [Kind; 6] = [
+    pub(crate) const ALL: [Kind; 7] = [
         Kind::ZooKeeper,
         Kind::Etcd,
         Kind::Eureka,
         Kind::SofaRegistry,
         Kind::Consul,
         Kind::Nacos,
+        Kind::Kubernetes,
     ];
 
     /// The name of its `RegistrySource`.
@@ -44,13 +47,17 @@ impl Kind {
             Kind::Eureka => "eureka",
             Kind::SofaRegistry => "sofa",
             Kind::Consul => "consul",
-            Kind::Nacos => "nacos",
+            Kind::Nacos => NACOS,
+            Kind::Kubernetes => "cluster",
         }
     }
 
     /// Whether it has after a crash what it had before.
     pub(crate) fn is_durable(self) -> bool {
-        matches!(self, Kind::ZooKeeper | Kind::Etcd | Kind::Consul)
+        match self {
+            Kind::ZooKeeper | Kind::Etcd | Kind::Consul | Kind::Kubernetes => true,
+            Kind::Eureka | Kind::SofaRegistry | Kind::Nacos => false,
+        }
     }
 }
 
@@ -62,6 +69,7 @@ enum Server {
     SofaRegistry(SofaRegistry),
     Consul(Consul),
     Nacos(Nacos),
+    Kubernetes(Box<Kubernetes>),
 }
 
 /// One registry.
@@ -88,8 +96,9 @@ impl Side {
             Kind::SofaRegistry => Server::SofaRegistry(SofaRegistry::start_in(&site, folder)?),
             Kind::Consul => Server::Consul(Consul::start_in(&site, folder)?),
             Kind::Nacos => Server::Nacos(Nacos::start_in(&site, folder)?),
+            Kind::Kubernetes => Server::Kubernetes(Box::new(Kubernetes::start_in(&site, folder)?)),
         };
-        let (registrant, watcher) = match stock(&server, &site) {
+        let (registrant, watcher) = match stock(&server, &site, folder)? {
             Stock::Java(java) => {
                 let registrant = java.start(&format!("{name}-registrant"), folder)?;
                 let watcher = java.start(&format!("{name}-watcher"), folder)?;
@@ -105,7 +114,13 @@ impl Side {
             }
             Stock::Consul(client) => {
                 let watcher = consul::Watcher::start(&client, folder)?;
-                (Registrant::Consul(client), Watcher::Consul(watcher))
+                let registrant = consul::Registrant::start(client, 0, folder)?;
+                (Registrant::Consul(registrant), Watcher::Consul(watcher))
+            }
+            Stock::Kubectl(client) => {
+                let watcher = kubernetes::Watcher::start(&client, folder)?;
+                let registrant = kubernetes::Registrant::start(client)?;
+                (Registrant::Kubectl(registrant), Watcher::Kubectl(watcher))
             }
         };
         Ok(Side {
@@ -120,8 +135,8 @@ impl Side {
     }
 
     /// What the recipe says in the place of its address, and its address.
-    pub(crate) fn address(&self) -> (&'static str, String) {
-        match &self.server {
+    pub(crate) fn address(&self) -> Result<(&'static str, String)> {
+        Ok(match &self.server {
             Server::ZooKeeper(server) => ("zookeeper.example:2181", server.address().to_string()),
             Server::Etcd(server) => ("etcd.example:2379", server.address().to_string()),
             Server::Eureka(server) => ("http://eureka.example:8761/eureka", server.url()),
@@ -130,7 +145,11 @@ impl Side {
             }
             Server::Consul(server) => ("consul.example:8500", server.address().to_string()),
             Server::Nacos(server) => ("nacos.example:8848", server.address().to_string()),
-        }
+            Server::Kubernetes(server) => {
+                let file = server.kubeconfig(Kubernetes::ADMIN)?;
+                ("/etc/pilot/kubeconfig", file.display().to_string())
+            }
+        })
     }
 
     /// The application that registers.
@@ -140,7 +159,7 @@ impl Side {
 
     /// Starts that application anew after it was killed.
     pub(crate) fn restart_registrant(&mut self) -> Result<()> {
-        self.registrant = match stock(&self.server, &self.site) {
+        self.registrant = match stock(&self.server, &self.site, &self.folder)? {
             Stock::Java(java) => {
                 let name = format!("{}-registrant-2", self.kind.source());
                 let registrant = java.start(&name, &self.folder)?;
@@ -149,7 +168,10 @@ impl Side {
             Stock::Etcdctl(client) => {
                 Registrant::Etcdctl(etcd::Registrant::start(client, &self.folder)?)
             }
-            Stock::Consul(client) => Registrant::Consul(client),
+            Stock::Consul(client) => {
+                Registrant::Consul(consul::Registrant::start(client, 1, &self.folder)?)
+            }
+            Stock::Kubectl(client) => Registrant::Kubectl(kubernetes::Registrant::start(client)?),
         };
         Ok(())
     }
@@ -171,6 +193,7 @@ impl Side {
             Server::SofaRegistry(server) => server.kill(),
             Server::Consul(server) => server.kill(),
             Server::Nacos(server) => server.kill(),
+            Server::Kubernetes(server) => server.kill(),
         }
     }
 
@@ -183,6 +206,7 @@ impl Side {
             Server::SofaRegistry(server) => server.restart(),
             Server::Consul(server) => server.restart(),
             Server::Nacos(server) => server.restart(),
+            Server::Kubernetes(server) => server.restart(),
         }
     }
 
@@ -195,7 +219,9 @@ impl Side {
     pub(crate) fn ask_watcher(&mut self, command: &str) -> Result<String> {
         match &mut self.watcher {
             Watcher::Java(client) => client.ask(command),
-            Watcher::Etcdctl(_) | Watcher::Consul(_) => bail!("there is no command {command}"),
+            Watcher::Etcdctl(_) | Watcher::Consul(_) | Watcher::Kubectl(_) => {
+                bail!("there is no command {command}")
+            }
         }
     }
 
@@ -210,21 +236,29 @@ enum Stock {
     Java(Java),
     Etcdctl(Etcdctl),
     Consul(Cli),
+    Kubectl(Kubectl),
 }
 
-fn stock(server: &Server, site: &Arc<Site>) -> Stock {
+fn stock(server: &Server, site: &Arc<Site>, folder: &Path) -> Result<Stock> {
     let (module, class, arguments) = match server {
         Server::Etcd(server) => {
-            return Stock::Etcdctl(Etcdctl {
+            return Ok(Stock::Etcdctl(Etcdctl {
                 site: site.clone(),
                 server: server.address().to_string(),
-            });
+            }));
         }
         Server::Consul(server) => {
-            return Stock::Consul(Cli {
+            return Ok(Stock::Consul(Cli {
                 site: site.clone(),
                 server: server.address().to_string(),
-            });
+            }));
+        }
+        Server::Kubernetes(server) => {
+            return Ok(Stock::Kubectl(Kubectl {
+                site: site.clone(),
+                kubeconfig: server.kubeconfig(Kubernetes::ADMIN)?,
+                folder: folder.to_owned(),
+            }));
         }
         Server::ZooKeeper(server) => (
             "zookeeper",
@@ -247,10 +281,10 @@ fn stock(server: &Server, site: &Arc<Site>) -> Stock {
             ["--server".to_owned(), server.address().to_string()],
         ),
     };
-    Stock::Java(Java {
+    Ok(Stock::Java(Java {
         site: site.clone(),
         module,
         class,
         arguments: arguments.to_vec(),
-    })
+    }))
 }

@@ -9,6 +9,9 @@ pub(crate) const SERVICE: &str = "shop";
 /// The mesh's name in the marks of copies.
 const MESH: &str = "cluster.local";
 
+/// The source that keeps an address' first metadata: Nacos itself does not, but r-nacos.
+pub(crate) const NACOS: &str = "nacos";
+
 /// An instance as it is registered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instance {
@@ -17,6 +20,8 @@ pub(crate) struct Instance {
     pub(crate) weight: u32,
     /// A word of its metadata.
     pub(crate) color: String,
+    /// The first such word of its address, which r-nacos keeps for good.
+    pub(crate) first_color: String,
     /// The source where it was put.
     pub(crate) origin: &'static str,
 }
@@ -29,10 +34,16 @@ impl Instance {
         } else {
             format!("{MESH}/{}", self.origin)
         };
+        let is_of_nacos = [source, self.origin].contains(&NACOS);
+        let color = if is_of_nacos {
+            &self.first_color
+        } else {
+            &self.color
+        };
         Entry {
             port: self.port,
             weight: self.weight,
-            color: self.color.clone(),
+            color: color.clone(),
             mark,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use testkit::http::{self, Server};
 use testkit::mesh::{Kind as Program, Mesh, NAMESPACE, Sidecar};
+use testkit::netns::Site;
 use testkit::wait;
 
+use crate::kubernetes;
 use crate::side::{Kind, Side};
 use crate::state::{Entry, Instance, SERVICE, State};
 
@@ -43,8 +45,13 @@ pub(crate) struct World {
     pub(crate) sides: Vec<Side>,
     /// By their ports, the instances that applications keep registered.
     living: BTreeMap<u16, Instance>,
+    /// By their ports, the first colors of all that were ever registered.
+    first_colors: BTreeMap<u16, String>,
     consumer: Sidecar,
+    provider: Ipv4Addr,
     _provider: Sidecar,
+    /// Has the providers' address.
+    _network: Site,
     _applications: Vec<Server>,
     pub(crate) mesh: Mesh,
     began: Instant,
@@ -70,34 +77,41 @@ impl World {
         })?;
         let services = folder.join("services");
         fs::create_dir(&services)?;
-        let addresses: Vec<_> = sides.iter().map(Side::address).collect();
+        let addresses: Vec<_> = sides.iter().map(Side::address).collect::<Result<_>>()?;
         mesh.write(
             "recipe.yaml",
             &recipe(&addresses, &services.display().to_string(), lease)?,
         )?;
         let eureka = sides.iter().find(|side| side.kind == Kind::Eureka);
         let reachable = eureka.context("no Eureka")?.outside();
-        mesh.write("sidecars.yaml", &sidecars(&mesh, reachable))?;
+        // Kubernetes has no endpoints with loopback addresses.
+        let network = Site::start("providers", &folder)?;
+        let address = network.outside();
+        mesh.write("sidecars.yaml", &sidecars(&mesh, address, reachable))?;
         let applications = (PORTS.start..=CART).map(|port| {
             let address = mesh.address(PROVIDER, port + APPLICATION);
             Server::start(address, &port.to_string())
         });
         let applications = applications.collect::<Result<_>>()?;
         let of_provider = [("app", "provider")];
-        let mut provider =
-            mesh.sidecar(Program::Mosn, "provider-sidecar", PROVIDER, &of_provider)?;
+        let provider = mesh.sidecar(Program::Mosn, "provider-sidecar", PROVIDER, &of_provider)?;
         let of_consumer = [("app", "consumer")];
         let mut consumer =
             mesh.sidecar(Program::Mosn, "consumer-sidecar", CONSUMER, &of_consumer)?;
         for port in PORTS {
-            provider.wait_listening(port)?;
+            wait::until_ok("the providers' sidecar", LIMIT, || {
+                Ok(TcpStream::connect((address, port))?)
+            })?;
         }
         consumer.wait_listening(CONSUMER_PORT)?;
         let world = World {
             sides,
             living: BTreeMap::new(),
+            first_colors: BTreeMap::new(),
             consumer,
+            provider: address,
             _provider: provider,
+            _network: network,
             _applications: applications,
             mesh,
             began,
@@ -117,7 +131,19 @@ impl World {
     }
 
     fn host(&self) -> String {
-        self.mesh.ip(PROVIDER).to_string()
+        self.provider.to_string()
+    }
+
+    fn instance(&mut self, port: u16, weight: u32, color: &str, origin: &'static str) -> Instance {
+        let first = self.first_colors.entry(port);
+        let first_color = first.or_insert_with(|| color.to_owned()).clone();
+        Instance {
+            port,
+            weight,
+            color: color.to_owned(),
+            first_color,
+            origin,
+        }
     }
 
     /// Registers an instance with the stock client of its registry, or changes it.
@@ -128,12 +154,7 @@ impl World {
         weight: u32,
         color: &str,
     ) -> Result<()> {
-        let instance = Instance {
-            port,
-            weight,
-            color: color.to_owned(),
-            origin: kind.source(),
-        };
+        let instance = self.instance(port, weight, color, kind.source());
         let host = self.host();
         self.side(kind)?.registrant().register(&host, &instance)?;
         self.living.insert(port, instance);
@@ -174,12 +195,7 @@ impl World {
              - {{address: {host}, port: {LISTED}, weight: {weight}, metadata: {{color: {color}}}}}\n"
         );
         fs::write(self.mesh.folder().join("services/shop.yaml"), text)?;
-        let instance = Instance {
-            port: LISTED,
-            weight,
-            color: color.to_owned(),
-            origin: FILES,
-        };
+        let instance = self.instance(LISTED, weight, color, FILES);
         self.living.insert(LISTED, instance);
         Ok(())
     }
@@ -329,13 +345,14 @@ impl World {
     /// Calls through both sidecars until just the living instances have answered, and no call failed.
     pub(crate) fn call_all(&mut self) -> Result<()> {
         let living: BTreeSet<u16> = self.living.keys().copied().collect();
+        let hosts: BTreeSet<String> = self.living.values().map(host_of).collect();
         let to = (self.consumer.ip(), CONSUMER_PORT).into();
         let deadline = Instant::now() + LIMIT;
         loop {
             let mut answered = BTreeSet::new();
             let mut failures = BTreeSet::new();
-            for _ in 0..living.len() * 12 {
-                match http::request(to, "GET", "/who", &[("host", SERVICE)], &[]) {
+            for host in hosts.iter().cycle().take(living.len() * 12) {
+                match http::request(to, "GET", "/who", &[("host", host)], &[]) {
                     Ok(answer) if answer.status == 200 => {
                         let text = answer.text();
                         let port = text.split(' ').next().and_then(|port| port.parse().ok());
@@ -360,6 +377,14 @@ impl World {
     }
 }
 
+/// The host by which the mesh knows an instance.
+fn host_of(instance: &Instance) -> String {
+    match instance.origin == Kind::Kubernetes.source() {
+        true => kubernetes::host(),
+        false => SERVICE.to_owned(),
+    }
+}
+
 /// The recipe's documents with the addresses of this test.
 fn recipe(addresses: &[(&str, String)], folder: &str, lease: &str) -> Result<String> {
     let recipe = RECIPE.split(HEADING).nth(1).context("no recipe")?;
@@ -380,16 +405,18 @@ fn recipe(addresses: &[(&str, String)], folder: &str, lease: &str) -> Result<Str
     let text = text.replace("to: [", "orphanHold: 10s\n  to: [");
     let text = text.replace("Timeout: 30s", &format!("Timeout: {lease}"));
     let text = text.replace("Duration: 30s", &format!("Duration: {lease}"));
-    Ok(["zk", "etcd", "eureka", "sofa", "consul", "nacos"]
-        .iter()
-        .fold(text, |text, name| {
-            let head = format!("metadata: {{name: {name}}}\nspec:\n");
-            text.replace(&head, &format!("{head}  protection: {{hold: 10s}}\n"))
-        }))
+    Ok(
+        ["zk", "etcd", "eureka", "sofa", "consul", "nacos", "cluster"]
+            .iter()
+            .fold(text, |text, name| {
+                let head = format!("metadata: {{name: {name}}}\nspec:\n");
+                text.replace(&head, &format!("{head}  protection: {{hold: 10s}}\n"))
+            }),
+    )
 }
 
 /// The consumer's sidecar with one port for calls, and the providers' with one for each of them.
-fn sidecars(mesh: &Mesh, reachable: Ipv4Addr) -> String {
+fn sidecars(mesh: &Mesh, provider: Ipv4Addr, reachable: Ipv4Addr) -> String {
     let document = |name: &str, spec: &str| {
         format!(
             "apiVersion: networking.istio.io/v1\nkind: Sidecar\n\
@@ -397,7 +424,7 @@ fn sidecars(mesh: &Mesh, reachable: Ipv4Addr) -> String {
              \x20 workloadSelector: {{labels: {{app: {name}}}}}\n{spec}---\n"
         )
     };
-    let (consumer, provider) = (mesh.ip(CONSUMER), mesh.ip(PROVIDER));
+    let consumer = mesh.ip(CONSUMER);
     let egress = format!(
         "  egress:\n  - port: {{number: {CONSUMER_PORT}, name: http, protocol: HTTP}}\n    \
          bind: {consumer}\n    captureMode: NONE\n    hosts: ['*/*']\n"

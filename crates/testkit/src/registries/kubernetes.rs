@@ -16,18 +16,19 @@ use serde_json::{Value, json};
 
 use crate::certificates::Authority;
 use crate::http::{self, Answer};
-use crate::net::Loopback;
+use crate::netns::Site;
 use crate::process::Process;
 use crate::registries::Etcd;
+use crate::registries::place::Place;
 use crate::wait;
 
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// The token of the user `admin`, who may do everything.
-const ADMIN: &str = "admin-token";
+const PORT: u16 = 6443;
 
 /// One API server; its objects outlive [`Kubernetes::kill`].
+#[derive(Debug)]
 pub struct Kubernetes {
-    loopback: Loopback,
+    place: Place,
     folder: PathBuf,
     authority: Authority,
     tls: Arc<ClientConfig>,
@@ -36,28 +37,40 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
+    /// Of the user `admin`, who may do everything.
+    pub const ADMIN: &str = "admin-token";
     /// Of the user `pilot`, who may do what tests allow.
     pub const PILOT: &str = "pilot-token";
 
     /// Starts a server with its data and its log in `folder`, and waits until it is ready.
     pub fn start(folder: &Path) -> Result<Kubernetes> {
-        let loopback = Loopback::claim()?;
         let folder = folder.join("kubernetes");
-        fs::create_dir_all(&folder)?;
         let etcd = Etcd::start(&folder)?;
+        Kubernetes::start_at(Place::loopback()?, folder, etcd)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(site: &Arc<Site>, folder: &Path) -> Result<Kubernetes> {
+        let folder = folder.join("kubernetes");
+        let etcd = Etcd::start_in(site, &folder)?;
+        Kubernetes::start_at(Place::Site(site.clone()), folder, etcd)
+    }
+
+    fn start_at(place: Place, folder: PathBuf, etcd: Etcd) -> Result<Kubernetes> {
         let authority = Authority::new(&folder, "authority")?;
-        let ip = loopback.ip(1).to_string();
+        let ip = place.ip().to_string();
         authority.issue(&folder, "server", &[&ip], None)?;
         authority.issue(&folder, "accounts", &[], None)?;
         let tokens = format!(
-            "{ADMIN},admin,1,\"system:masters\"\n{},pilot,2\n",
+            "{},admin,1,\"system:masters\"\n{},pilot,2\n",
+            Kubernetes::ADMIN,
             Kubernetes::PILOT
         );
         fs::write(folder.join("tokens.csv"), tokens)?;
-        let process = run(&loopback, &folder, &etcd)?;
+        let process = run(&place, &folder, &etcd)?;
         let mut server = Kubernetes {
             tls: trusting(&authority)?,
-            loopback,
+            place,
             folder,
             authority,
             process,
@@ -69,7 +82,7 @@ impl Kubernetes {
 
     /// Where clients connect with TLS.
     pub fn address(&self) -> SocketAddr {
-        self.loopback.address(1, 6443)
+        self.place.address(PORT)
     }
 
     /// Where its objects are kept.
@@ -84,7 +97,7 @@ impl Kubernetes {
 
     /// Starts it again on the same address with the same objects.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = run(&self.loopback, &self.folder, &self.etcd)?;
+        self.process = run(&self.place, &self.folder, &self.etcd)?;
         self.wait_ready()
     }
 
@@ -114,7 +127,7 @@ impl Kubernetes {
         let name = ServerName::from(to.ip());
         let connection = ClientConnection::new(self.tls.clone(), name)?;
         let mut stream = StreamOwned::new(connection, http::connect(to)?);
-        let token = format!("Bearer {ADMIN}");
+        let token = format!("Bearer {}", Kubernetes::ADMIN);
         let headers = [("authorization", token.as_str()), ("content-type", kind)];
         http::exchange(&mut stream, to, method, path, &headers, body.as_bytes())
     }
@@ -201,13 +214,14 @@ fn trusting(authority: &Authority) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-fn run(loopback: &Loopback, folder: &Path, etcd: &Etcd) -> Result<Process> {
+fn run(place: &Place, folder: &Path, etcd: &Etcd) -> Result<Process> {
     let program = crate::programs::peer("kube-apiserver").context("make peers builds it")?;
     let mut command = Command::new(program);
     command
         .arg(format!("--etcd-servers=http://{}", etcd.address()))
-        .arg(format!("--bind-address={}", loopback.ip(1)))
-        .args(["--secure-port=6443", "--advertise-address=192.0.2.1"])
+        .arg(format!("--bind-address={}", place.ip()))
+        .arg(format!("--secure-port={PORT}"))
+        .arg("--advertise-address=192.0.2.1")
         .args([
             "--tls-cert-file=server.crt",
             "--tls-private-key-file=server.key",
@@ -225,5 +239,5 @@ fn run(loopback: &Loopback, folder: &Path, etcd: &Etcd) -> Result<Process> {
         .args(["--disable-admission-plugins=ServiceAccount"])
         .args(["--endpoint-reconciler-type=none"])
         .current_dir(folder);
-    Process::start("kube-apiserver", &mut command, folder)
+    Process::start("kube-apiserver", &mut place.command(command), folder)
 }

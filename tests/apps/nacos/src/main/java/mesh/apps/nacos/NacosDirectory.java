@@ -6,7 +6,6 @@ import com.alibaba.nacos.api.naming.listener.NamingEvent;
 import com.alibaba.nacos.api.naming.pojo.Instance;
 import java.util.ArrayList;
 import java.util.HashMap;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
@@ -14,18 +13,16 @@ import mesh.apps.Console;
 import mesh.apps.Directory;
 import mesh.apps.Flags;
 
-/** Nacos, {@code --server}: as Spring Cloud registers there. The instances of a service are one batch. */
+/** Nacos, {@code --server}: as Spring Cloud registers there. Each instance has a client of its own, as applications have. */
 public final class NacosDirectory extends Directory {
     private static final String GROUP = "DEFAULT_GROUP";
 
-    private final NamingService naming;
-    private final Map<String, Map<String, Instance>> registered = new HashMap<>();
+    private final Properties properties = new Properties();
+    private final Map<String, NamingService> clients = new HashMap<>();
 
-    private NacosDirectory(Flags flags) throws Exception {
-        Properties properties = new Properties();
+    private NacosDirectory(Flags flags) {
         properties.put("serverAddr", flags.require("server"));
         properties.put("namingLoadCacheAtStart", "false");
-        naming = NacosFactory.createNamingService(properties);
     }
 
     @Override
@@ -38,31 +35,25 @@ public final class NacosDirectory extends Directory {
         instance.setWeight(Integer.parseInt(words.remove("weight")) / 100.0);
         words.put("preserved.register.source", "SPRING_CLOUD");
         instance.setMetadata(words);
-        Map<String, Instance> all = registered.computeIfAbsent(name, key -> new LinkedHashMap<>());
-        all.put(host + ":" + port, instance);
-        batch("batchRegisterInstance", name, List.copyOf(all.values()));
+        String address = host + ":" + port;
+        NamingService client = clients.get(address);
+        if (client == null) {
+            client = NacosFactory.createNamingService(properties);
+            clients.put(address, client);
+        }
+        client.registerInstance(name, GROUP, instance);
     }
 
     @Override
     protected void deregister(String name, String host, int port) throws Exception {
-        Map<String, Instance> all = registered.get(name);
-        Instance gone = all.remove(host + ":" + port);
-        if (all.isEmpty()) {
-            naming.deregisterInstance(name, GROUP, gone);
-        } else {
-            batch("batchDeregisterInstance", name, List.of(gone));
-        }
-    }
-
-    /** By name, since version 1.x has none. */
-    private void batch(String method, String name, List<Instance> instances) throws Exception {
-        NamingService.class.getMethod(method, String.class, String.class, List.class)
-                .invoke(naming, name, GROUP, instances);
+        NamingService client = clients.remove(host + ":" + port);
+        client.deregisterInstance(name, GROUP, host, port);
+        client.shutDown();
     }
 
     @Override
     protected void watch(String name) throws Exception {
-        naming.subscribe(name, GROUP, event -> {
+        NacosFactory.createNamingService(properties).subscribe(name, GROUP, event -> {
             List<String> entries = new ArrayList<>();
             for (Instance instance : ((NamingEvent) event).getInstances()) {
                 Map<String, String> metadata = new HashMap<>(instance.getMetadata());

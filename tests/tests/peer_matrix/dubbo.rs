@@ -1,0 +1,105 @@
+//! A Dubbo service of ZooKeeper and of Nacos, found and called by stock consumers of both.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use testkit::apps::{Consumer, Framework, Starting, start_consumer, start_provider};
+use testkit::mesh::Mesh;
+use testkit::programs::peer;
+use testkit::registries::{Nacos, ZooKeeper};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Dubbo's providers are known in both, wherever they are registered.
+fn configuration(zookeeper: &ZooKeeper, nacos: &Nacos) -> String {
+    let document = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "apiVersion: mesh.sofastack.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
+        )
+    };
+    let (zookeeper, nacos) = (zookeeper.address(), nacos.address());
+    let zookeeper = format!("{{zookeeper: {{servers: ['{zookeeper}']}}}}");
+    let nacos = format!("{{nacos: {{servers: ['{nacos}'], listInterval: 300ms}}}}");
+    let rule =
+        "{from: '*', to: [zk, nacos], orphanHold: 5s, services: {include: [{protocol: dubbo}]}}";
+    document("RegistrySource", "zk", &zookeeper)
+        + &document("RegistrySource", "nacos", &nacos)
+        + &document("RegistrySync", "dubbo", rule)
+}
+
+/// Calls until the answers come from these.
+fn wait_labels(consumer: &mut Consumer, expected: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let tally = consumer.tally("who", 20, "")?;
+        let labels: Vec<&str> = tally.labels.keys().map(String::as_str).collect();
+        if labels == expected && tally.failures.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{expected:?} expected: {tally:?}"
+        );
+    }
+}
+
+#[test]
+fn dubbo_consumers_on_zookeeper_and_nacos_call_providers_of_both() -> Result<()> {
+    if peer("rnacos").is_none() {
+        return Ok(());
+    }
+    let mesh = Mesh::start_keeping()?;
+    let folder = mesh.folder().to_owned();
+    let zookeeper = ZooKeeper::start(&folder)?;
+    let nacos = Nacos::start(&folder, None)?;
+    mesh.write("sync.yaml", &configuration(&zookeeper, &nacos))?;
+    let registries = [
+        ("zookeeper", format!("zookeeper://{}", zookeeper.address())),
+        ("nacos", format!("nacos://{}", nacos.address())),
+    ];
+    let host = mesh.name(3);
+    let provider = |name: &str, registry: &str, port: &str| {
+        let registry = format!("{registry}?register-mode=interface");
+        let flags = [
+            ("host", host.as_str()),
+            ("port", port),
+            ("label", name),
+            ("registry", registry.as_str()),
+        ];
+        start_provider(Framework::Dubbo, &format!("in-{name}"), &flags, &folder)
+    };
+    let mut providers = Vec::new();
+    let mut consumers = Vec::new();
+    for ((name, registry), port) in registries.iter().zip(["20881", "20882"]) {
+        providers.push(provider(name, registry, port)?);
+        let name = format!("consumer-{name}");
+        let flags = [("registry", registry.as_str())];
+        consumers.push(start_consumer(Framework::Dubbo, &name, &flags, &folder)?);
+    }
+    let providers = providers.into_iter().map(Starting::provider);
+    let mut providers = providers.collect::<Result<Vec<_>>>()?;
+    let consumers = consumers.into_iter().map(Starting::consumer);
+    let mut consumers = consumers.collect::<Result<Vec<_>>>()?;
+    for consumer in &mut consumers {
+        wait_labels(consumer, &["nacos", "zookeeper"])?;
+    }
+    // One that leaves in order is called by nobody any longer, one that crashes neither.
+    let mut of_nacos = providers.pop();
+    if let Some(provider) = &mut of_nacos {
+        provider.terminate()?;
+    }
+    for consumer in &mut consumers {
+        wait_labels(consumer, &["zookeeper"])?;
+    }
+    let port = "20883";
+    let (name, registry) = ("nacos-2", &registries[1].1);
+    let mut another = provider(name, registry, port)?.provider()?;
+    for consumer in &mut consumers {
+        wait_labels(consumer, &["nacos-2", "zookeeper"])?;
+    }
+    another.kill()?;
+    for consumer in &mut consumers {
+        wait_labels(consumer, &["zookeeper"])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The matrix with the registries that compile for long: every registry with every other.
+//!
+//! r-nacos keeps the metadata that an address had first, a copy's mark among them, and takes the weight 100 only from new
+//! instances: here no address moves to another registry, and none gets that weight back.
+
+#[path = "../matrix/clients.rs"]
+mod clients;
+#[path = "../matrix/consul.rs"]
+mod consul;
+#[path = "../matrix/disturb.rs"]
+mod disturb;
+mod dubbo;
+#[path = "../matrix/etcd.rs"]
+mod etcd;
+#[path = "../matrix/kubernetes.rs"]
+mod kubernetes;
+#[path = "../matrix/side.rs"]
+mod side;
+#[path = "../matrix/state.rs"]
+mod state;
+#[path = "../matrix/world.rs"]
+mod world;
+
+use anyhow::Result;
+
+use side::Kind;
+use testkit::programs::peer;
+use world::World;
+
+/// The first instance of each registry, and the second.
+const FIRST: u16 = 20_001;
+const SECOND: u16 = 20_011;
+
+fn each(first: u16) -> impl Iterator<Item = (Kind, u16)> + Clone {
+    Kind::ALL.into_iter().zip(first..)
+}
+
+/// All registries with an instance in each, if `make peers` has built them.
+fn populated(lease: &str) -> Result<Option<World>> {
+    if ["consul", "rnacos", "kube-apiserver"]
+        .iter()
+        .any(|name| peer(name).is_none())
+    {
+        return Ok(None);
+    }
+    let mut world = World::start(&Kind::ALL, lease)?;
+    for (kind, port) in each(FIRST) {
+        world.register(kind, port, 100, "red")?;
+    }
+    world.list(100, "red")?;
+    world.converge("registered")?;
+    Ok(Some(world))
+}
+
+#[test]
+fn every_registrys_instances_are_seen_in_every_other_and_called_through_two_sidecars() -> Result<()>
+{
+    let Some(mut world) = populated("30s")? else {
+        return Ok(());
+    };
+    world.call_all()?;
+    world.call_from_eureka()?;
+
+    for (kind, port) in each(FIRST) {
+        world.register(kind, port, 30, "blue")?;
+    }
+    world.list(30, "blue")?;
+    world.converge("changed")?;
+
+    for (kind, port) in each(SECOND) {
+        world.register(kind, port, 100, "red")?;
+    }
+    world.converge("registered a second time")?;
+    for (kind, port) in each(FIRST) {
+        world.deregister(kind, port)?;
+    }
+    world.converge("deregistered")?;
+    world.call_all()?;
+
+    for kind in Kind::ALL {
+        world.kill_registrant(kind)?;
+    }
+    world.converge("killed")
+}
+
+#[test]
+#[ignore = "has not been run to its end yet"]
+fn applications_that_were_killed_come_back() -> Result<()> {
+    let Some(mut world) = populated("30s")? else {
+        return Ok(());
+    };
+    for kind in Kind::ALL {
+        world.kill_registrant(kind)?;
+    }
+    world.converge("killed")?;
+    for (kind, port) in each(FIRST) {
+        world.side(kind)?.restart_registrant()?;
+        world.register(kind, port, 100, "green")?;
+    }
+    world.converge("registered by others")?;
+    world.call_all()
+}
+
+#[test]
+#[ignore = "has not been run to its end yet"]
+fn a_registry_that_crashes_takes_nothing_of_the_living_with_it() -> Result<()> {
+    let Some(mut world) = populated("30s")? else {
+        return Ok(());
+    };
+    let others = each(SECOND).cycle().skip(1);
+    for (kind, (other, port)) in Kind::ALL.into_iter().zip(others) {
+        world.crash_server(kind, other, port)?;
+    }
+    world.call_all()
+}
+
+#[test]
+#[ignore = "has not been run to its end yet"]
+fn pilot_that_crashes_and_registries_out_of_reach_take_nothing_of_the_living_with_them()
+-> Result<()> {
+    let Some(mut world) = populated("60s")? else {
+        return Ok(());
+    };
+    let port = |kind: Kind, all: u16| {
+        let mut each = each(all);
+        each.find_map(|(of, port)| (of == kind).then_some(port))
+            .unwrap_or(all)
+    };
+    let first = |kind: Kind| port(kind, FIRST);
+    let second = |kind: Kind| port(kind, SECOND);
+    // They have what a connection registered for as long as the connection.
+    world.crash_pilot(&[Kind::SofaRegistry, Kind::Nacos], |world| {
+        world.deregister(Kind::Consul, first(Kind::Consul))?;
+        world.register(Kind::Nacos, first(Kind::Nacos), 30, "blue")?;
+        world.register(Kind::Kubernetes, second(Kind::Kubernetes), 100, "green")
+    })?;
+    world.deregister(Kind::Kubernetes, second(Kind::Kubernetes))?;
+    world.register(Kind::Consul, first(Kind::Consul), 50, "green")?;
+    world.converge("changed after pilot came back")?;
+
+    world.part(&[Kind::Consul, Kind::Nacos], &[Kind::Nacos], |world| {
+        world.deregister(Kind::Consul, first(Kind::Consul))?;
+        world.register(Kind::Consul, second(Kind::Consul), 100, "green")?;
+        world.register(Kind::Nacos, first(Kind::Nacos), 50, "red")?;
+        world.register(Kind::Kubernetes, first(Kind::Kubernetes), 30, "blue")?;
+        world.register(Kind::ZooKeeper, second(Kind::ZooKeeper), 100, "green")?;
+        world.wait_seen(Kind::Kubernetes, second(Kind::ZooKeeper))
+    })?;
+    world.part(&[Kind::Kubernetes], &[], |world| {
+        world.deregister(Kind::Kubernetes, first(Kind::Kubernetes))?;
+        world.register(Kind::Kubernetes, second(Kind::Kubernetes), 100, "green")?;
+        world.deregister(Kind::Consul, second(Kind::Consul))?;
+        world.register(Kind::Nacos, second(Kind::Nacos), 100, "green")?;
+        world.wait_seen(Kind::Consul, second(Kind::Nacos))
+    })
+}
