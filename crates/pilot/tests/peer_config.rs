@@ -1,7 +1,9 @@
 //! Configuration from a real API server, with this mesh's manifests. Where `make peers` has not built it there is nothing to
 //! test with.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,8 +13,10 @@ use pilot::args::{Cli, Command};
 use registry::facades::nacos::{Config, GRPC_OFFSET, serve};
 use registry::{Credentials, Hub, HubOptions, Limits, Registry};
 use serde_json::{Value, json};
+use testkit::certificates::{Authority, Certified};
 use testkit::net::Loopback;
-use testkit::registries::Kubernetes;
+use testkit::recipe::Recipe;
+use testkit::registries::{Etcd, Kubernetes};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -96,6 +100,14 @@ impl Running {
         }
     }
 
+    async fn has_problem(&self, text: &str) -> Result<()> {
+        self.until(text, async |pilot| {
+            let (_, page) = pilot.page("/debug/invalidz").await?;
+            Ok(page.contains(text).then_some(()))
+        })
+        .await
+    }
+
     async fn has_config(&self, name: &str) -> Result<()> {
         self.until(name, async |pilot| {
             let all = pilot.json("/debug/configz").await?;
@@ -165,25 +177,42 @@ fn service_entry(server: &Kubernetes, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn source(server: &Kubernetes, spec: &Value) -> Result<()> {
+fn source(server: &Kubernetes, name: &str, spec: &Value) -> Result<()> {
     let object = json!({
         "apiVersion": "mesh.sofastack.io/v1alpha1", "kind": "RegistrySource",
-        "metadata": {"name": "nacos", "namespace": "shop"}, "spec": spec,
+        "metadata": {"name": name, "namespace": "shop"}, "spec": spec,
     });
-    server.apply(
-        &format!("{MESH}/registrysources/nacos"),
-        &object.to_string(),
-    )?;
-    Ok(())
+    let path = format!("{MESH}/registrysources/{name}");
+    server.apply(&path, &object.to_string()).map(|_| ())
 }
 
-fn secret(server: &Kubernetes, words: &Value) -> Result<()> {
+fn secret(server: &Kubernetes, name: &str, words: &Value) -> Result<()> {
     let object = json!({
         "apiVersion": "v1", "kind": "Secret", "stringData": words,
-        "metadata": {"name": "login", "namespace": "shop"},
+        "metadata": {"name": name, "namespace": "shop"},
     });
-    server.apply("/api/v1/namespaces/shop/secrets/login", &object.to_string())?;
-    Ok(())
+    let path = format!("/api/v1/namespaces/shop/secrets/{name}");
+    server.apply(&path, &object.to_string()).map(|_| ())
+}
+
+/// A cluster with this mesh's kinds, where pilot may do what the documentation says.
+fn cluster(folder: &Path) -> Result<Kubernetes> {
+    let server = Kubernetes::start(folder)?;
+    let shop = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    server.apply("/api/v1/namespaces/shop", &shop.to_string())?;
+    manifest(&server, "registrysources")?;
+    manifest(&server, "registrysyncs")?;
+    let roles = Recipe::read("configuration.md", "Permissions")?.block("yaml")?;
+    server.permit(&roles, "shop")?;
+    Ok(server)
+}
+
+fn is_built() -> bool {
+    let found = testkit::programs::peer("kube-apiserver").is_some();
+    if !found {
+        eprintln!("skipped: kube-apiserver is not built; make peers builds it");
+    }
+    found
 }
 
 /// A registry that answers as Nacos to those who log in.
@@ -208,22 +237,11 @@ async fn nacos(address: SocketAddr) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_in_a_cluster_are_configuration() -> Result<()> {
-    if testkit::programs::peer("kube-apiserver").is_none() {
-        eprintln!("skipped: kube-apiserver is not built; make peers builds it");
+    if !is_built() {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
-    let mut server = Kubernetes::start(folder.path())?;
-    let shop = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-    server.apply("/api/v1/namespaces/shop", &shop.to_string())?;
-    manifest(&server, "registrysources")?;
-    manifest(&server, "registrysyncs")?;
-    let documentation = testkit::programs::workspace().join("docs/configuration.md");
-    let documentation = std::fs::read_to_string(documentation)?;
-    let roles = documentation.split("### Permissions").nth(1);
-    let roles = roles.and_then(|text| text.split("```").nth(1));
-    let roles = roles.and_then(|text| text.strip_prefix("yaml\n"));
-    server.permit(roles.context("no roles")?, "shop")?;
+    let mut server = cluster(folder.path())?;
 
     // What the schema refuses does not come to pilot.
     let loopback = Loopback::claim()?;
@@ -251,28 +269,18 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
             "colour",
         ),
     ] {
-        let error = source(&server, &spec).expect_err(expected).to_string();
+        let error = source(&server, "nacos", &spec)
+            .expect_err(expected)
+            .to_string();
         ensure!(error.contains(expected), "{error}");
     }
 
     // A Secret that comes later, is wrong at first, and is changed.
-    source(&server, &good)?;
+    source(&server, "nacos", &good)?;
     let pilot = Running::start(&server).await?;
-    let problem = |pilot: &Running, text: &'static str| {
-        let page = pilot.http;
-        async move {
-            let fetch = move || testkit::http::get(page, "/debug/invalidz");
-            let answer = tokio::task::spawn_blocking(fetch).await??;
-            Ok(answer.text().contains(text).then_some(()))
-        }
-    };
     let missing = "RegistrySource shop/nacos: spec.nacos.login.passwordSecret: Secret shop/login is not there";
-    pilot
-        .until("the Secret is named", async |pilot| {
-            problem(pilot, missing).await
-        })
-        .await?;
-    secret(&server, &json!({"word": "wrong-word"}))?;
+    pilot.has_problem(missing).await?;
+    secret(&server, "login", &json!({"word": "wrong-word"}))?;
     let refused = pilot
         .until("the refusal", async |pilot| {
             let source = pilot.source("nacos.shop").await?;
@@ -280,7 +288,7 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
         })
         .await?;
     ensure!(!refused.to_string().contains("-word"), "{refused}");
-    secret(&server, &json!({"word": "right-word"}))?;
+    secret(&server, "login", &json!({"word": "right-word"}))?;
     let connected = async |pilot: &Running| {
         let source = pilot.source("nacos.shop").await?;
         Ok(source.filter(|source| source["synced"] == true))
@@ -295,14 +303,11 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
     // What the schema takes and pilot does not is named, and the last good one stays.
     source(
         &server,
+        "nacos",
         &json!({"nacos": {"servers": ["no-port"], "login": login}}),
     )?;
     let wrong = "RegistrySource shop/nacos: spec.nacos.servers[0]";
-    pilot
-        .until("the problem is named", async |pilot| {
-            problem(pilot, wrong).await
-        })
-        .await?;
+    pilot.has_problem(wrong).await?;
     let still = pilot.until("it is connected", connected).await?;
     ensure!(still["sessions"] == first["sessions"], "{still}");
     let text = pilot.page("/debug/invalidz").await?.1;
@@ -310,7 +315,7 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
         text.contains("its last good version stays in force"),
         "{text}"
     );
-    source(&server, &good)?;
+    source(&server, "nacos", &good)?;
     pilot
         .until("the problem is gone", async |pilot| {
             let wrong = pilot.json("/debug/invalidz").await?;
@@ -357,5 +362,75 @@ async fn objects_in_a_cluster_are_configuration() -> Result<()> {
             })
             .await?;
     }
+    Ok(())
+}
+
+/// The Secret of a certificate, as Kubernetes has it.
+fn certificate(server: &Kubernetes, certified: &Certified) -> Result<()> {
+    let (cert, key) = (&certified.cert_file, &certified.key_file);
+    let words = json!({
+        "tls.crt": fs::read_to_string(cert)?, "tls.key": fs::read_to_string(key)?,
+    });
+    secret(server, "registry-tls", &words)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_for_registries_are_in_secrets() -> Result<()> {
+    if !is_built() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let server = cluster(folder)?;
+    let authority = Authority::new(folder, "registry-authority")?;
+    let stranger = Authority::new(folder, "stranger")?;
+    let own = authority.issue(folder, "own", &["hub.example"], None)?;
+    let foreign = stranger.issue(folder, "foreign", &["hub.example"], None)?;
+    let etcd = Etcd::start_tls(folder, &authority)?;
+    let tls = json!({
+        "caSecret": {"name": "registry-ca", "key": "ca.crt"},
+        "certSecret": {"name": "registry-tls", "key": "tls.crt"},
+        "keySecret": {"name": "registry-tls", "key": "tls.key"},
+    });
+    let spec = json!({"etcd": {"servers": [etcd.address().to_string()], "tls": tls}});
+    source(&server, "etcd", &spec)?;
+    let pilot = Running::start(&server).await?;
+    let at = "RegistrySource shop/etcd: spec.etcd.tls";
+    let missing = format!("{at}.caSecret: Secret shop/registry-ca is not there");
+    pilot.has_problem(&missing).await?;
+    let ca = json!({"ca.crt": fs::read_to_string(authority.file())?});
+    secret(&server, "registry-ca", &ca)?;
+    let missing = format!("{at}.certSecret: Secret shop/registry-tls is not there");
+    pilot.has_problem(&missing).await?;
+
+    // What the Secret has now counts, for better or worse.
+    for (certified, is_right) in [
+        (&foreign, false),
+        (&own, true),
+        (&foreign, false),
+        (&own, true),
+    ] {
+        certificate(&server, certified)?;
+        let what = format!("connected: {is_right}");
+        pilot
+            .until(&what, async |pilot| {
+                let source = pilot.source("etcd.shop").await?;
+                let source = source.context("no source")?;
+                let is_refused = source["connected"] == false && source["reason"] != Value::Null;
+                let is_so = if is_right {
+                    source["connected"] == true
+                } else {
+                    is_refused
+                };
+                Ok(is_so.then_some(()))
+            })
+            .await?;
+    }
+    let mut pages = String::new();
+    for page in ["configz", "invalidz", "registries"] {
+        pages += &pilot.page(&format!("/debug/{page}")).await?.1;
+    }
+    let shown = pages.contains("registry-authority") || pages.contains("BEGIN");
+    ensure!(pages.contains("etcd") && !shown, "{pages}");
     Ok(())
 }

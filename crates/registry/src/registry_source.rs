@@ -109,6 +109,19 @@ impl RegistrySource {
                     .map_err(|e| e.in_field(field).in_field(registry))?;
             }
         }
+        let tls = [
+            ("consul", self.consul.as_mut().map(|c| &mut c.tls)),
+            ("etcd", self.etcd.as_mut().map(|c| &mut c.tls)),
+            ("eureka", self.eureka.as_mut().map(|c| &mut c.tls)),
+            ("nacos", self.nacos.as_mut().map(|c| &mut c.tls)),
+            ("zookeeper", self.zookeeper.as_mut().map(|c| &mut c.tls)),
+        ];
+        for (registry, tls) in tls {
+            if let Some(Some(tls)) = tls {
+                tls.resolve(&word)
+                    .map_err(|e| e.in_field("tls").in_field(registry))?;
+            }
+        }
         Ok(())
     }
 

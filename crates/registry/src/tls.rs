@@ -1,21 +1,17 @@
 //! TLS of adapters and of faces: keys and certificates are files, as Kubernetes mounts them, and are read again when they may
-//! have changed.
+//! have changed; those of adapters can be words of Secrets, too.
 
 mod client;
 mod http;
 mod identity;
+mod pem;
 mod server;
 mod stream;
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use client::ClientTls;
 pub(crate) use client::check_url;
@@ -23,9 +19,6 @@ pub(crate) use http::{http1_connector, http2_connector};
 pub use identity::Identity;
 pub use server::{Accepted, Acceptor, ClientCertificate, ServerTls};
 pub(crate) use stream::{Stream, connect};
-
-/// Bytes of a file with certificates: a bundle of all public authorities has 300 KB.
-const FILE_BYTES: u64 = 8 << 20;
 
 /// Why TLS cannot be set up, or was not agreed on.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +30,14 @@ pub enum TlsError {
         field: &'static str,
         /// The file.
         path: PathBuf,
+        /// What is wrong; nothing of its content.
+        message: String,
+    },
+    /// What a Secret has is not what it should be.
+    #[error("{field}: {message}")]
+    Word {
+        /// The field of the configuration that names it.
+        field: &'static str,
         /// What is wrong; nothing of its content.
         message: String,
     },
@@ -56,57 +57,4 @@ pub enum TlsError {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES).read_to_end(&mut bytes))
-        .map_err(|error| wrong(field, path, &error))?;
-    Ok(bytes)
-}
-
-fn wrong(field: &'static str, path: &Path, message: &(impl ToString + ?Sized)) -> TlsError {
-    TlsError::File {
-        field,
-        path: path.to_owned(),
-        message: message.to_string(),
-    }
-}
-
-/// The certificates of a file, at least one.
-fn certificates(
-    field: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(field, path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|error| wrong(field, path, &error))?;
-    if found.is_empty() {
-        return Err(wrong(field, path, "has no certificate in PEM"));
-    }
-    Ok(found)
-}
-
-fn private_key(field: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let pem = read(field, path)?;
-    // The library's words could have something of the key in them.
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
-        wrong(
-            field,
-            path,
-            "has no private key in PEM (PKCS#8, PKCS#1 or SEC1)",
-        )
-    })
-}
-
-/// The authorities of a file.
-fn authorities(field: &'static str, path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(field, path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| wrong(field, path, &error))?;
-    }
-    Ok(roots)
 }

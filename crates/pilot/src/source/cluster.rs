@@ -214,6 +214,8 @@ impl ClusterStore {
                 is_new |= entry.read(id, &self.secrets);
             }
         }
+        // One that waited for this Secret may name a second.
+        self.watch_secrets();
         is_new
     }
 

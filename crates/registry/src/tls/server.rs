@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Identity, TlsError, authorities, certificates, private_key, provider};
+use super::pem::Pem;
+use super::{Identity, TlsError, provider};
 
 /// For a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -65,23 +66,20 @@ impl ServerTls {
         let builder = match &self.client_ca_file {
             None => builder.with_no_client_auth(),
             Some(file) => {
-                let roots = authorities("clientCaFile", file)?;
+                let pem = Pem::of_file("clientCaFile", file)?;
+                let roots = pem.authorities()?;
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 let verifier = match self.client_certificate {
                     ClientCertificate::Required => verifier,
                     ClientCertificate::Optional => verifier.allow_unauthenticated(),
                 };
-                let verifier = verifier.build().map_err(|error| TlsError::File {
-                    field: "clientCaFile",
-                    path: file.clone(),
-                    message: error.to_string(),
-                })?;
+                let verifier = verifier.build().map_err(|error| pem.wrong(&error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let chain = certificates("certFile", &self.cert_file)?;
-        let key = private_key("keyFile", &self.key_file)?;
+        let chain = Pem::of_file("certFile", &self.cert_file)?.certificates()?;
+        let key = Pem::of_file("keyFile", &self.key_file)?.private_key()?;
         let mut config = builder.with_single_cert(chain, key)?;
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Ok(config)
