@@ -383,6 +383,34 @@ mod tests {
         assert_eq!(read(&empty, 8), Ok(Contents::default()));
     }
 
+    /// Written by hand: revision 42, one instance, no count of descriptions.
+    const FIRST_FORMAT: &[u8] = b"MESHOSR\0\x01\0\0\0\x2a\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\
+        \x3b\x0a\x05dubbo\x12\x0dcom.foo.Order\x1a\x01a\x32\x0810.0.0.7\x38\x90\xa3\x01\x40\x07\
+        \x52\x0c\x0a\x04zone\x12\x04east\x60\0\x68\x29\
+        \x72\x04\x5e\x8c";
+
+    #[test]
+    fn a_file_of_the_first_format_is_read() {
+        let mut expected =
+            Instance::new(ServiceKey::new("dubbo", "com.foo.Order"), "10.0.0.7", 20880);
+        expected.id = "a".into();
+        expected.weight = 7;
+        expected.metadata = [("zone", "east")].into_iter().collect();
+        expected.ttl = None;
+        expected.revision = 41;
+        for piece in [1, FIRST_FORMAT.len()] {
+            let read = read(FIRST_FORMAT, piece).expect("a whole file");
+            assert_eq!(
+                (read.instances, read.interfaces),
+                (vec![expected.clone()], vec![])
+            );
+        }
+        // Read as the second, a record is no count.
+        let mut second = FIRST_FORMAT.to_vec();
+        second[8] = 2;
+        read(&second, 64).unwrap_err();
+    }
+
     #[test]
     fn a_bad_file_is_refused_whole() {
         let whole = file(&picture(20));
