@@ -20,7 +20,7 @@ pub(crate) struct Instance {
     pub(crate) weight: u32,
     /// A word of its metadata.
     pub(crate) color: String,
-    /// The first such word of its address, which r-nacos keeps for good.
+    /// The first such word since it is registered, which r-nacos keeps.
     pub(crate) first_color: String,
     /// The source where it was put.
     pub(crate) origin: &'static str,

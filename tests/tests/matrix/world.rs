@@ -45,7 +45,7 @@ pub(crate) struct World {
     pub(crate) sides: Vec<Side>,
     /// By their ports, the instances that applications keep registered.
     living: BTreeMap<u16, Instance>,
-    /// By their ports, the first colors of all that were ever registered.
+    /// By their ports, the first colors that they were registered with.
     first_colors: BTreeMap<u16, String>,
     consumer: Sidecar,
     provider: Ipv4Addr,
@@ -182,6 +182,7 @@ impl World {
 
     fn forget(&mut self, port: u16) {
         self.living.remove(&port);
+        self.first_colors.remove(&port);
         for side in &mut self.sides {
             side.history.forget(port);
         }
