@@ -105,7 +105,7 @@ impl Pilot {
                 namespace: namespace.clone(),
                 name: name.clone(),
             }),
-            (None, None, Some(store)) => Election::Etcd(store),
+            (None, None, Some(store)) => Election::Etcd(Box::new(store)),
             (None, None, None) => Election::Alone,
         };
         let (role, leadership) = leader::take_part(election);

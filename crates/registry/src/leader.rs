@@ -26,7 +26,7 @@ pub enum Election {
     /// Who holds a Lease of Kubernetes.
     Kubernetes(LeaseObject),
     /// Who holds a key of the etcd that they keep what is registered in.
-    Etcd(EtcdStore),
+    Etcd(Box<EtcdStore>),
 }
 
 /// Takes part on the present runtime until nobody listens any longer. The task then gives the leadership back, so that the
@@ -40,7 +40,7 @@ pub fn take_part(election: Election) -> (watch::Receiver<Role>, JoinHandle<()>) 
         }),
         Election::File(path) => tokio::spawn(file::run(path, role)),
         Election::Kubernetes(object) => tokio::spawn(kubernetes::run(object, role)),
-        Election::Etcd(store) => tokio::spawn(etcd::run(store, role)),
+        Election::Etcd(store) => tokio::spawn(etcd::run(*store, role)),
     };
     (told, task)
 }

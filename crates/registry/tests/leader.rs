@@ -17,7 +17,7 @@ const STORE: &str = "LEADER_TEST_STORE";
 
 fn candidate(etcd: &str) -> Result<watch::Receiver<Role>> {
     let store = EtcdStore::parse(etcd).map_err(anyhow::Error::msg)?;
-    Ok(take_part(Election::Etcd(store)).0)
+    Ok(take_part(Election::Etcd(Box::new(store))).0)
 }
 
 async fn wait(role: &mut watch::Receiver<Role>, expected: Role) -> Result<()> {

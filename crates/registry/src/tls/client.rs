@@ -64,7 +64,7 @@ impl ClientTls {
             ("keySecret", &self.key_secret),
         ];
         if let Some((field, _)) = secrets.iter().find(|(_, secret)| secret.is_some()) {
-            return Err(FieldError::at(*field, NO_SECRETS));
+            return Err(FieldError::at(field, NO_SECRETS));
         }
         let has_certificate = self.cert_file.is_some() || self.cert.is_some();
         let has_key = self.key_file.is_some() || self.key.is_some();
@@ -262,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    fn read(more: serde_json::Value) -> ClientTls {
+    fn read(more: &serde_json::Value) -> ClientTls {
         let mut tls = json!({
             "caSecret": {"name": "tls", "key": "ca.crt"},
             "certSecret": {"name": "tls", "key": "tls.crt"},
@@ -287,7 +287,7 @@ mod tests {
                 _ => Err("is not there".to_owned()),
             }
         };
-        let mut tls = read(json!({}));
+        let mut tls = read(&json!({}));
         assert_eq!(
             tls.validate().unwrap_err().to_string(),
             format!("caSecret: {NO_SECRETS}")
@@ -299,7 +299,7 @@ mod tests {
         let shown = format!("{tls:?} {}", json!(tls));
         assert!(shown.contains("***") && !shown.contains("BEGIN"), "{shown}");
 
-        let mut other = read(json!({}));
+        let mut other = read(&json!({}));
         other.resolve(&words("MIGHAgEA no key".to_owned())).unwrap();
         assert_ne!(tls, other, "a changed Secret changes the configuration");
         let error = other.config().unwrap_err().to_string();
@@ -307,7 +307,7 @@ mod tests {
             error.starts_with("keySecret: has no private key in PEM"),
             "{error}"
         );
-        let mut wrong = read(json!({"caSecret": {"name": "tls", "key": "tls.key"}}));
+        let mut wrong = read(&json!({"caSecret": {"name": "tls", "key": "tls.key"}}));
         let broken = "-----BEGIN CERTIFICATE\nMIGHAgEA\n";
         wrong.resolve(&words(broken.to_owned())).unwrap();
         let error = wrong.config().unwrap_err().to_string();
@@ -316,10 +316,10 @@ mod tests {
             "{error}"
         );
 
-        let mut absent = read(json!({"certSecret": {"name": "none", "key": "tls.crt"}}));
+        let mut absent = read(&json!({"certSecret": {"name": "none", "key": "tls.crt"}}));
         let error = absent.resolve(&words(String::new())).unwrap_err();
         assert_eq!(error.to_string(), "certSecret: is not there");
-        let mut twice = read(json!({"keyFile": "/etc/key"}));
+        let mut twice = read(&json!({"keyFile": "/etc/key"}));
         let error = twice.resolve(&words(String::new())).unwrap_err();
         assert_eq!(
             error.to_string(),
