@@ -384,6 +384,13 @@ async fn copies_are_written_with_the_documented_permissions() -> Result<()> {
     })
     .await
     .with_context(|| format!("{:?}", copied(&server)))?;
+    until(LIMIT, "the others are known to be gone", async || {
+        let view = hub_one.view().borrow().clone();
+        let withdrawn = &view.sources.get("cluster")?.withdrawn;
+        let mut gone = more[1..].iter().map(|(id, _)| id);
+        gone.all(|id| withdrawn.contains(id)).then_some(())
+    })
+    .await?;
     wait_endpoints(&hub_two, &["springcloud/orders 10.9.0.1:8080 -"]).await?;
     hub_one.set_wanted("cluster", wanted(&[], &copies[..1]));
     wait_endpoints(&hub_two, &[]).await?;

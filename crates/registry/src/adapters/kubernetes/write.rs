@@ -36,9 +36,9 @@ struct Actual {
     slices: BTreeMap<String, DynamicObject>,
 }
 
-/// What was last told to the hub.
+/// What was last told to the hub of each copy: whether it was withdrawn, or else written.
 #[derive(Default)]
-pub(super) struct Told(BTreeMap<Arc<str>, Result<(), String>>);
+pub(super) struct Told(BTreeMap<Arc<str>, (bool, Result<(), String>)>);
 
 /// Until the hub has ended.
 pub(super) async fn run(config: &Config, link: &Link, client: &Client, told: &mut Told) {
@@ -87,10 +87,11 @@ async fn tell(
     result: Result<(), String>,
     is_withdrawn: bool,
 ) {
-    if told.0.get(id) == Some(&result) {
+    let news = (is_withdrawn, result.clone());
+    if told.0.get(id) == Some(&news) {
         return;
     }
-    told.0.insert(id.clone(), result.clone());
+    told.0.insert(id.clone(), news);
     let id = id.clone();
     let report = match (is_withdrawn, &result) {
         (true, Ok(())) => Report::Withdrawn { id },
