@@ -84,7 +84,6 @@ fn every_registrys_instances_are_seen_in_every_other_and_called_through_two_side
 }
 
 #[test]
-#[ignore = "has not been run to its end yet"]
 fn applications_that_were_killed_come_back() -> Result<()> {
     let Some(mut world) = populated("30s")? else {
         return Ok(());
@@ -103,7 +102,6 @@ fn applications_that_were_killed_come_back() -> Result<()> {
 }
 
 #[test]
-#[ignore = "has not been run to its end yet"]
 fn a_registry_that_crashes_takes_nothing_of_the_living_with_it() -> Result<()> {
     let Some(mut world) = populated("30s")? else {
         return Ok(());
