@@ -134,7 +134,7 @@ fn pilot_that_crashes_and_registries_out_of_reach_take_nothing_of_the_living_wit
         world.register(Kind::Kubernetes, second(Kind::Kubernetes), 100, "green")
     })?;
     world.deregister(Kind::Kubernetes, second(Kind::Kubernetes))?;
-    world.register(Kind::Consul, first(Kind::Consul), 50, "green")?;
+    world.register(Kind::Consul, first(Kind::Consul), 50, "red")?;
     world.converge("changed after pilot came back")?;
 
     world.part(&[Kind::Consul, Kind::Nacos], &[Kind::Nacos], |world| {
