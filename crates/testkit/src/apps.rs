@@ -151,6 +151,8 @@ pub(crate) fn java(
     for package in OPENED {
         command.args(["--add-opens", &format!("java.base/{package}=ALL-UNNAMED")]);
     }
+    // Dubbo fails where another application of the test makes the folder of its caches at the same time.
+    std::fs::create_dir_all(folder.join(".dubbo"))?;
     // SOFARPC and Dubbo keep logs and caches below the home folder.
     command
         .arg(format!("-Duser.home={}", folder.display()))
