@@ -45,9 +45,7 @@ impl Registry {
 impl Api {
     /// The registry as a gRPC service, to be added to a server.
     pub fn grpc_service(&self) -> GrpcService {
-        let others = RegistryServiceServer::new(Grpc { api: self.clone() })
-            .max_decoding_message_size(MESSAGE_BYTES);
-        GrpcService::new(self.clone(), others)
+        GrpcService::new(Grpc { api: self.clone() })
     }
 }
 

@@ -63,12 +63,10 @@ impl Parts {
                 event = self.watch.next() => break Some(event),
                 () = &mut self.alarm => {
                     let due = self.last_event + BOOKMARK;
-                    let is_due = due <= Instant::now();
-                    let next = if is_due { Instant::now() + BOOKMARK } else { due };
-                    self.alarm.as_mut().reset(next);
-                    if is_due {
+                    if due <= Instant::now() {
                         break None;
                     }
+                    self.alarm.as_mut().reset(due);
                 }
             }
         };

@@ -14,6 +14,7 @@ use registry::{
     Api, Hub, HubOptions, Instance, Limits, Registry, RegistrySource, ServiceKey, SourceStatus,
 };
 use serde_json::json;
+use testkit::apps::{Consumer, Framework, Provider, start_consumer, start_provider};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -244,4 +245,28 @@ pub(crate) fn is_built(program: &str) -> bool {
         eprintln!("skipped: {program} is not built; make peers builds it");
     }
     found
+}
+
+/// Starts two providers, of which the first alone registers, and a consumer that looks in the same registry. The flags say
+/// which that is, and that the other does not.
+pub(crate) fn start_shops(
+    framework: Framework,
+    (host, ports): (&str, [&str; 2]),
+    registry: (&str, &str),
+    alone: &[(&str, &str)],
+    folder: &Path,
+) -> anyhow::Result<(Provider, Provider, Consumer)> {
+    let provider = |label: &str, port: &str, more: &[(&str, &str)]| {
+        let flags = [("host", host), ("port", port), ("label", label)];
+        let flags = [&flags[..], more].concat();
+        start_provider(framework, label, &flags, folder)
+    };
+    let here = provider("here", ports[0], &[registry])?;
+    let elsewhere = provider("elsewhere", ports[1], alone)?;
+    let consumer = start_consumer(framework, "consumer", &[registry], folder)?;
+    Ok((
+        here.provider()?,
+        elsewhere.provider()?,
+        consumer.consumer()?,
+    ))
 }

@@ -116,22 +116,11 @@ async fn a_consumer_calls_a_provider_of_another_registry() -> Result<()> {
     ];
     let mut consumer =
         start_consumer(Framework::Dubbo, "consumer", &flags, folder.path())?.consumer()?;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let tally = consumer.tally("who", 20, "")?;
-        if tally.of("application") > 0 && tally.of("interface") > 0 {
-            break;
-        }
-        anyhow::ensure!(Instant::now() < deadline, "{tally:?}");
-    }
+    consumer.wait_labels(&["application", "interface"])?;
 
     // One that ends in an orderly way withdraws itself, and its copy goes with it.
     by_application.terminate()?;
     let left = instances(&hub, 1).await?;
     hub.set_wanted("consumers", copies(&left));
-    let deadline = Instant::now() + LIMIT;
-    while consumer.tally("who", 20, "")?.of("interface") < 20 {
-        anyhow::ensure!(Instant::now() < deadline, "the copy is still called");
-    }
-    Ok(())
+    consumer.wait_labels(&["interface"])
 }

@@ -318,8 +318,7 @@ async fn a_dubbo_consumer_calls_a_provider_of_another_etcd() -> Result<()> {
     let mut consumer = dubbo("consumer", &consumers, &[], folder.path())?;
     let calls = |consumer: &mut Process, expected: &str| {
         testkit::wait::until_ok("the calls", LIMIT, || {
-            consumer.say("call 10")?;
-            let answers = consumer.hear(LIMIT)?;
+            let answers = consumer.ask("call 10", LIMIT)?;
             ensure!(answers == expected, "{answers}");
             Ok(())
         })

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use common::{all_told, hub_of, status, until, wait_same};
@@ -29,24 +29,12 @@ impl App {
     }
 
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.0.say(command)?;
-        self.0.hear(LIMIT)
+        self.0.ask(command, LIMIT)
     }
 
     /// What the application sees, once it is this.
     fn wait(&mut self, command: &str, expected: &str) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let seen = self.ask(command)?;
-            if seen == expected {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{command}: {seen}, not {expected}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        self.0.ask_until(command, expected, LIMIT)
     }
 }
 

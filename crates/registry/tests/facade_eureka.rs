@@ -31,8 +31,7 @@ impl App {
     }
 
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.0.say(command)?;
-        self.0.hear(LIMIT)
+        self.0.ask(command, LIMIT)
     }
 
     /// What the application sees, once it has all these parts and none of those.

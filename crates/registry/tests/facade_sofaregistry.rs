@@ -103,26 +103,14 @@ impl Client {
     }
 
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.0.say(command)?;
-        let answer = self.0.hear(LIMIT)?;
+        let answer = self.0.ask(command, LIMIT)?;
         ensure!(!answer.starts_with("error"), "{command}: {answer}");
         Ok(answer)
     }
 
     /// Asks until the answer is this.
     fn wait(&mut self, command: &str, expected: &str) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let answer = self.ask(command)?;
-            if answer == expected {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{command}: {answer}, not {expected}"
-            );
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.0.ask_until(command, expected, LIMIT)
     }
 }
 

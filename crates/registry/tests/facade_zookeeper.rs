@@ -4,13 +4,14 @@ mod common;
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use common::start_shops;
 use registry::facades::zookeeper::{Config, serve};
 use registry::{Credentials, Hub, Instance, InstanceRef, Registry, RegistrySource, ServiceKey};
 use serde_json::json;
-use testkit::apps::{Framework, start_consumer, start_provider};
+use testkit::apps::Framework;
 use testkit::net::Loopback;
 use testkit::process::Process;
 
@@ -94,26 +95,13 @@ async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<
     let facade = Facade::start(loopback.address(1, 2181), None).await?;
     let registry = format!("zookeeper://{}?session=4000", facade.address);
     let host = loopback.name(2);
-    let provider = |label: &str, port: &str, registry: &str| {
-        let flags = [
-            ("host", &*host),
-            ("port", port),
-            ("label", label),
-            ("registry", registry),
-        ];
-        start_provider(Framework::Dubbo, label, &flags, folder.path())
-    };
-    let here = provider("here", "20881", &registry)?;
-    let elsewhere = provider("elsewhere", "20882", "N/A")?;
-    let consumer = start_consumer(
+    let (mut here, _elsewhere, mut consumer) = start_shops(
         Framework::Dubbo,
-        "consumer",
-        &[("registry", registry.as_str())],
+        (&host, ["20881", "20882"]),
+        ("registry", &registry),
+        &[("registry", "N/A")],
         folder.path(),
     )?;
-    let mut here = here.provider()?;
-    let _elsewhere = elsewhere.provider()?;
-    let mut consumer = consumer.consumer()?;
 
     let shop = ServiceKey::new("dubbo", SHOP);
     let own = format!("{host}:20881");
@@ -122,14 +110,7 @@ async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<
     let mut other = Instance::new(shop.clone(), &host, 20882);
     other.ttl = None;
     facade.registry.register(vec![other]).await?;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let tally = consumer.tally("who", 20, "")?;
-        if tally.of("here") > 0 && tally.of("elsewhere") > 0 {
-            break;
-        }
-        anyhow::ensure!(Instant::now() < deadline, "{tally:?}");
-    }
+    consumer.wait_labels(&["elsewhere", "here"])?;
 
     // A crash: its session runs out. Its entries go, the other's stay.
     here.kill()?;

@@ -37,8 +37,7 @@ impl Client {
     }
 
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.0.say(command)?;
-        self.0.hear(LIMIT).with_context(|| command.to_owned())
+        self.0.ask(command, LIMIT)
     }
 
     /// Says it until it is done: the stock client refuses for a while after its server was away.

@@ -38,14 +38,11 @@ impl App {
     }
 
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.0.say(command)?;
-        self.0.hear(LIMIT)
+        self.0.ask(command, LIMIT)
     }
 
     fn tell(&mut self, command: &str) -> Result<()> {
-        let answer = self.ask(command)?;
-        ensure!(answer == "done", "{command}: {answer}");
-        Ok(())
+        self.0.tell(command, LIMIT)
     }
 
     /// What the application sees, once it is this.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::wait;
 
@@ -112,6 +112,28 @@ impl Process {
                 bail!("{} has ended:\n{}", self.name, self.tail())
             }
         }
+    }
+
+    /// What the program answers to a line.
+    pub fn ask(&mut self, line: &str, limit: Duration) -> Result<String> {
+        self.say(line)?;
+        self.hear(limit).with_context(|| line.to_owned())
+    }
+
+    /// Has the program do something; an error if it says that it is not done.
+    pub fn tell(&mut self, line: &str, limit: Duration) -> Result<()> {
+        let answer = self.ask(line, limit)?;
+        ensure!(answer == "done", "{line}: {answer}");
+        Ok(())
+    }
+
+    /// Asks until the answer is this.
+    pub fn ask_until(&mut self, line: &str, expected: &str, limit: Duration) -> Result<()> {
+        wait::until_ok(line, limit, || {
+            let answer = self.ask(line, limit)?;
+            ensure!(answer == expected, "{answer}, not {expected}");
+            Ok(())
+        })
     }
 
     /// An error with the end of its output when the program no longer runs.

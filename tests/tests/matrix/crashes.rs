@@ -4,27 +4,16 @@ use anyhow::Result;
 
 use crate::four;
 use crate::side::Kind;
+use crate::steps::{FIRST, SECOND};
 use crate::world::World;
-
-/// The first instance of each registry, and others that come while something is away.
-const FIRST: u16 = 20_001;
-const OTHERS: u16 = 20_011;
-
-fn populate(world: &mut World) -> Result<()> {
-    for (kind, port) in four().iter().zip(FIRST..) {
-        world.register(*kind, port, 100, "red")?;
-    }
-    world.list(100, "red")?;
-    world.converge("registered")
-}
 
 #[test]
 fn a_registry_that_crashes_takes_nothing_of_the_living_with_it() -> Result<()> {
     let mut world = World::start(four(), "30s")?;
-    populate(&mut world)?;
+    world.populate()?;
     let others = four().iter().cycle().skip(1);
     for (kind, other) in four().iter().zip(others) {
-        world.crash_server(*kind, *other, OTHERS)?;
+        world.crash_server(*kind, *other, SECOND)?;
     }
     world.call_all()
 }
@@ -33,19 +22,19 @@ fn a_registry_that_crashes_takes_nothing_of_the_living_with_it() -> Result<()> {
 fn pilot_that_crashes_and_registries_out_of_reach_take_nothing_of_the_living_with_them()
 -> Result<()> {
     let mut world = World::start(four(), "60s")?;
-    populate(&mut world)?;
+    world.populate()?;
     let [zk, etcd, eureka, sofa] = [FIRST, FIRST + 1, FIRST + 2, FIRST + 3];
 
     world.crash_pilot(&[Kind::SofaRegistry], |world| {
-        world.register(Kind::ZooKeeper, OTHERS, 100, "green")?;
+        world.register(Kind::ZooKeeper, SECOND, 100, "green")?;
         world.deregister(Kind::Etcd, etcd)?;
         world.register(Kind::Eureka, eureka, 30, "blue")
     })?;
     world.register(Kind::Etcd, etcd, 100, "red")?;
-    world.deregister(Kind::ZooKeeper, OTHERS)?;
+    world.deregister(Kind::ZooKeeper, SECOND)?;
     world.converge("changed after pilot came back")?;
 
-    let others = [OTHERS, OTHERS + 1, OTHERS + 2, OTHERS + 3];
+    let others = [SECOND, SECOND + 1, SECOND + 2, SECOND + 3];
     let sofa_alone = [Kind::SofaRegistry];
     world.part(
         &[Kind::ZooKeeper, Kind::SofaRegistry],

@@ -10,6 +10,7 @@ mod kubernetes;
 mod pairs;
 mod side;
 mod state;
+mod steps;
 mod world;
 
 use side::Kind;

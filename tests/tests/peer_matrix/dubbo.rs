@@ -1,14 +1,10 @@
 //! A Dubbo service of ZooKeeper and of Nacos, found and called by stock consumers of both.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, ensure};
-use testkit::apps::{Consumer, Framework, Starting, start_consumer, start_provider};
+use anyhow::Result;
+use testkit::apps::{Framework, Starting, start_consumer, start_provider};
 use testkit::mesh::Mesh;
 use testkit::programs::peer;
 use testkit::registries::{Nacos, ZooKeeper};
-
-const LIMIT: Duration = Duration::from_secs(90);
 
 /// Dubbo's providers are known in both, wherever they are registered.
 fn configuration(zookeeper: &ZooKeeper, nacos: &Nacos) -> String {
@@ -25,22 +21,6 @@ fn configuration(zookeeper: &ZooKeeper, nacos: &Nacos) -> String {
     document("RegistrySource", "zk", &zookeeper)
         + &document("RegistrySource", "nacos", &nacos)
         + &document("RegistrySync", "dubbo", rule)
-}
-
-/// Calls until the answers come from these.
-fn wait_labels(consumer: &mut Consumer, expected: &[&str]) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let tally = consumer.tally("who", 20, "")?;
-        let labels: Vec<&str> = tally.labels.keys().map(String::as_str).collect();
-        if labels == expected && tally.failures.is_empty() {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "{expected:?} expected: {tally:?}"
-        );
-    }
 }
 
 #[test]
@@ -81,7 +61,7 @@ fn dubbo_consumers_on_zookeeper_and_nacos_call_providers_of_both() -> Result<()>
     let consumers = consumers.into_iter().map(Starting::consumer);
     let mut consumers = consumers.collect::<Result<Vec<_>>>()?;
     for consumer in &mut consumers {
-        wait_labels(consumer, &["nacos", "zookeeper"])?;
+        consumer.wait_labels(&["nacos", "zookeeper"])?;
     }
     // One that leaves in order is called by nobody any longer, one that crashes neither.
     let mut of_nacos = providers.pop();
@@ -89,17 +69,17 @@ fn dubbo_consumers_on_zookeeper_and_nacos_call_providers_of_both() -> Result<()>
         provider.terminate()?;
     }
     for consumer in &mut consumers {
-        wait_labels(consumer, &["zookeeper"])?;
+        consumer.wait_labels(&["zookeeper"])?;
     }
     let port = "20883";
     let (name, registry) = ("nacos-2", &registries[1].1);
     let mut another = provider(name, registry, port)?.provider()?;
     for consumer in &mut consumers {
-        wait_labels(consumer, &["nacos-2", "zookeeper"])?;
+        consumer.wait_labels(&["nacos-2", "zookeeper"])?;
     }
     another.kill()?;
     for consumer in &mut consumers {
-        wait_labels(consumer, &["zookeeper"])?;
+        consumer.wait_labels(&["zookeeper"])?;
     }
     Ok(())
 }

@@ -18,22 +18,17 @@ mod kubernetes;
 mod side;
 #[path = "../matrix/state.rs"]
 mod state;
+#[path = "../matrix/steps.rs"]
+mod steps;
 #[path = "../matrix/world.rs"]
 mod world;
 
 use anyhow::Result;
 
 use side::Kind;
+use steps::{FIRST, SECOND};
 use testkit::programs::peer;
 use world::World;
-
-/// The first instance of each registry, and the second.
-const FIRST: u16 = 20_001;
-const SECOND: u16 = 20_011;
-
-fn each(first: u16) -> impl Iterator<Item = (Kind, u16)> + Clone {
-    Kind::ALL.into_iter().zip(first..)
-}
 
 /// All registries with an instance in each, if `make peers` has built them.
 fn populated(lease: &str) -> Result<Option<World>> {
@@ -44,11 +39,7 @@ fn populated(lease: &str) -> Result<Option<World>> {
         return Ok(None);
     }
     let mut world = World::start(&Kind::ALL, lease)?;
-    for (kind, port) in each(FIRST) {
-        world.register(kind, port, 100, "red")?;
-    }
-    world.list(100, "red")?;
-    world.converge("registered")?;
+    world.populate()?;
     Ok(Some(world))
 }
 
@@ -58,29 +49,8 @@ fn every_registrys_instances_are_seen_in_every_other_and_called_through_two_side
     let Some(mut world) = populated("30s")? else {
         return Ok(());
     };
-    world.call_all()?;
-    world.call_from_eureka()?;
-
-    for (kind, port) in each(FIRST) {
-        world.register(kind, port, 30, "blue")?;
-    }
-    world.list(30, "blue")?;
-    world.converge("changed")?;
-
-    for (kind, port) in each(SECOND) {
-        world.register(kind, port, 100, "red")?;
-    }
-    world.converge("registered a second time")?;
-    for (kind, port) in each(FIRST) {
-        world.deregister(kind, port)?;
-    }
-    world.converge("deregistered")?;
-    world.call_all()?;
-
-    for kind in Kind::ALL {
-        world.kill_registrant(kind)?;
-    }
-    world.converge("killed")
+    world.change_all()?;
+    world.kill_all()
 }
 
 #[test]
@@ -88,17 +58,9 @@ fn applications_that_were_killed_come_back() -> Result<()> {
     let Some(mut world) = populated("30s")? else {
         return Ok(());
     };
-    for kind in Kind::ALL {
-        world.kill_registrant(kind)?;
-    }
-    world.converge("killed")?;
+    world.kill_all()?;
     // At other addresses: r-nacos may still have the metadata of the former ones.
-    for (kind, port) in each(SECOND) {
-        world.side(kind)?.restart_registrant()?;
-        world.register(kind, port, 100, "green")?;
-    }
-    world.converge("registered by others")?;
-    world.call_all()
+    world.come_back(SECOND)
 }
 
 #[test]
@@ -106,7 +68,8 @@ fn a_registry_that_crashes_takes_nothing_of_the_living_with_it() -> Result<()> {
     let Some(mut world) = populated("30s")? else {
         return Ok(());
     };
-    let others = each(SECOND).cycle().skip(1);
+    let seconds = world.each(SECOND);
+    let others = seconds.into_iter().cycle().skip(1);
     for (kind, (other, port)) in Kind::ALL.into_iter().zip(others) {
         world.crash_server(kind, other, port)?;
     }
@@ -120,13 +83,12 @@ fn pilot_that_crashes_and_registries_out_of_reach_take_nothing_of_the_living_wit
     let Some(mut world) = populated("60s")? else {
         return Ok(());
     };
-    let port = |kind: Kind, all: u16| {
-        let mut each = each(all);
-        each.find_map(|(of, port)| (of == kind).then_some(port))
-            .unwrap_or(all)
+    let number = |kind: Kind| {
+        let mut numbered = (0..).zip(Kind::ALL);
+        numbered.find_map(|(number, of)| (of == kind).then_some(number))
     };
-    let first = |kind: Kind| port(kind, FIRST);
-    let second = |kind: Kind| port(kind, SECOND);
+    let first = |kind: Kind| FIRST + number(kind).unwrap_or(0);
+    let second = |kind: Kind| SECOND + number(kind).unwrap_or(0);
     // They have what a connection registered for as long as the connection.
     world.crash_pilot(&[Kind::SofaRegistry, Kind::Nacos], |world| {
         world.deregister(Kind::Consul, first(Kind::Consul))?;

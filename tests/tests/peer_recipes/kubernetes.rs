@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 use testkit::apps::{self, Framework, start_consumer};
 use testkit::netns::Site;
@@ -74,8 +74,7 @@ fn services_of_a_cluster_and_applications_of_zookeeper_find_each_other() -> Resu
     let mut stock = apps::start_client("zookeeper", class, "stock", &flags, folder)?;
     consumer.consumer()?.wait_labels(&["pod"])?;
 
-    stock.say(&format!("register stock {address} 8080 100 red"))?;
-    ensure!(stock.hear(LIMIT)? == "done", "not registered");
+    stock.tell(&format!("register stock {address} 8080 100 red"), LIMIT)?;
     recipe.see_as(|command| {
         let path = command.strip_prefix("kubectl get --raw ");
         let path = path.with_context(|| command.to_owned())?;

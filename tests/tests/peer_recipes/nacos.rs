@@ -38,8 +38,7 @@ fn spring_applications_move_from_nacos() -> Result<()> {
     recipe.see()?;
     call(&mut stock, "orders")?;
 
-    stock.say("quit")?;
-    ensure!(stock.hear(LIMIT)? == "done", "not done");
+    stock.tell("quit", LIMIT)?;
     recipe.run()?;
     recipe.see()?;
     call(&mut orders, "orders")?;
@@ -63,8 +62,7 @@ fn start(name: &str, host: u8, server: &str, mesh: &Mesh) -> Result<Process> {
 /// Calls another one by its name until it answers.
 fn call(app: &mut Process, name: &str) -> Result<()> {
     wait::until_ok(&format!("an answer of {name}"), LIMIT, || {
-        app.say(&format!("who {name} 3"))?;
-        let said = app.hear(LIMIT)?;
+        let said = app.ask(&format!("who {name} 3"), LIMIT)?;
         ensure!(said == format!("{{{name}:8080=3}}"), "{said}");
         Ok(())
     })

@@ -53,8 +53,7 @@ fn start(label: &str, registry: &str, mesh: &Mesh) -> Result<Process> {
 /// Calls until these have answered, nobody else, and no call failed.
 fn calls(app: &mut Process, expected: &[&str]) -> Result<()> {
     wait::until_ok(&format!("answers of {expected:?}"), LIMIT, || {
-        app.say("call 20")?;
-        let said = app.hear(LIMIT)?;
+        let said = app.ask("call 20", LIMIT)?;
         let counts = said.trim_matches(['{', '}']).split(", ");
         let who = counts.filter_map(|count| count.split('=').next());
         ensure!(who.eq(expected.iter().copied()), "{said}");

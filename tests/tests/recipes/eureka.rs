@@ -30,9 +30,9 @@ fn spring_applications_move_from_eureka() -> Result<()> {
     let class = "mesh.apps.eureka.EurekaDirectory";
     let flags = ["--servers".to_owned(), old.clone()];
     let mut apps = apps::start_client("eureka", class, "apps", &flags, folder)?;
-    tell(
-        &mut apps,
+    apps.tell(
         &format!("register stock {} 8080 100 red", mesh.ip(3)),
+        LIMIT,
     )?;
     recipe.write()?;
     recipe.see()?;
@@ -43,40 +43,29 @@ fn spring_applications_move_from_eureka() -> Result<()> {
     let said = recipe.run()?;
     ensure!(said == "stock GET /who", "{said}");
 
-    tell(&mut apps, &format!("servers {}", recipe.setting(ADDRESS)?))?;
-    tell(
-        &mut apps,
+    apps.tell(&format!("servers {}", recipe.setting(ADDRESS)?), LIMIT)?;
+    apps.tell(
         &format!("register orders {} 8080 100 red", mesh.ip(4)),
+        LIMIT,
     )?;
     call(&mut apps, "stock")?;
 
     recipe.write()?;
     recipe.see()?;
-    tell(&mut apps, &format!("servers {old}"))?;
+    apps.tell(&format!("servers {old}"), LIMIT)?;
     call(&mut apps, "orders")?;
 
-    tell(&mut apps, &format!("deregister stock {} 8080", mesh.ip(3)))?;
+    apps.tell(&format!("deregister stock {} 8080", mesh.ip(3)), LIMIT)?;
     recipe.run()?;
     let said = recipe.run()?;
     ensure!(said == "orders GET /who", "{said}");
     recipe.end()
 }
 
-fn ask(apps: &mut Process, command: &str) -> Result<String> {
-    apps.say(command)?;
-    apps.hear(LIMIT)
-}
-
-fn tell(apps: &mut Process, command: &str) -> Result<()> {
-    let said = ask(apps, command)?;
-    ensure!(said == "done", "{command}: {said}");
-    Ok(())
-}
-
 /// Calls by its name whoever it is, until it answers.
 fn call(apps: &mut Process, name: &str) -> Result<()> {
     wait::until_ok(&format!("an answer of {name}"), LIMIT, || {
-        let said = ask(apps, &format!("call {name}"))?;
+        let said = apps.ask(&format!("call {name}"), LIMIT)?;
         ensure!(said == format!("{name} GET /who"), "{said}");
         Ok(())
     })

@@ -34,7 +34,7 @@ fn sofarpc_applications_move_from_sofaregistry() -> Result<()> {
     recipe.see()?;
     calls(&mut stays, &["moves", "stays"])?;
 
-    tell(&mut stays, "unexport stays")?;
+    stays.tell("unexport stays", LIMIT)?;
     calls(&mut moves, &["moves"])?;
     recipe.run()?;
     calls(&mut moves, &["moves"])?;
@@ -51,29 +51,16 @@ fn start(label: &str, host: u8, registry: &str, mesh: &Mesh) -> Result<Process> 
     let flags = ["--host", &ip, "--port", &port].map(str::to_owned);
     let class = "mesh.apps.sofaregistry.Client";
     let mut app = apps::start_client("sofaregistry", class, label, &flags, mesh.folder())?;
-    tell(
-        &mut app,
-        &format!("export {} 12200 {label} - 100", mesh.ip(host)),
-    )?;
-    tell(&mut app, "refer -")?;
+    let export = format!("export {} 12200 {label} - 100", mesh.ip(host));
+    app.tell(&export, LIMIT)?;
+    app.tell("refer -", LIMIT)?;
     Ok(app)
-}
-
-fn ask(app: &mut Process, command: &str) -> Result<String> {
-    app.say(command)?;
-    app.hear(LIMIT)
-}
-
-fn tell(app: &mut Process, command: &str) -> Result<()> {
-    let said = ask(app, command)?;
-    ensure!(said == "done", "{command}: {said}");
-    Ok(())
 }
 
 /// Calls until these have answered, nobody else, and no call failed.
 fn calls(app: &mut Process, expected: &[&str]) -> Result<()> {
     wait::until_ok(&format!("answers of {expected:?}"), LIMIT, || {
-        let said = (0..20).map(|_| ask(app, "call - you"));
+        let said = (0..20).map(|_| app.ask("call - you", LIMIT));
         let said = said.collect::<Result<BTreeSet<String>>>()?;
         let expected = expected.iter().map(|who| format!("{who} greets you"));
         ensure!(said.iter().cloned().eq(expected), "{said:?}");

@@ -70,7 +70,7 @@ impl Host {
 pub struct RegistryChange {
     /// Services or protocols of services came or went.
     pub services: bool,
-    /// Hosts whose endpoints changed, in whatever namespace.
+    /// Hosts whose endpoints changed, in whatever namespace; one may come twice.
     pub hosts: Vec<Arc<str>>,
 }
 
@@ -102,8 +102,6 @@ impl Registered {
                 self.refresh(&key, word, services.get(&key), now, &mut change);
             }
         }
-        change.hosts.sort_unstable();
-        change.hosts.dedup();
         change
     }
 

@@ -16,7 +16,7 @@ use tonic::codegen::{Body, BoxFuture, Service, StdError};
 use tonic::server::{NamedService, ServerStreamingService};
 use tonic::{Request, Response, Status};
 
-use super::{Grpc, NAME};
+use super::{Grpc, MESSAGE_BYTES, NAME};
 use crate::access::Caller;
 use crate::convert::{put_number, put_text};
 use crate::gate::{Api, Verb};
@@ -32,9 +32,13 @@ pub struct GrpcService {
 }
 
 impl GrpcService {
-    pub(super) fn new(api: Api, others: RegistryServiceServer<Grpc>) -> GrpcService {
-        let watches = Watches(Arc::new(Grpc { api }));
-        GrpcService { watches, others }
+    pub(super) fn new(grpc: Grpc) -> GrpcService {
+        let grpc = Arc::new(grpc);
+        let others = RegistryServiceServer::from_arc(grpc.clone());
+        GrpcService {
+            watches: Watches(grpc),
+            others: others.max_decoding_message_size(MESSAGE_BYTES),
+        }
     }
 }
 
@@ -62,7 +66,8 @@ where
         }
         let watches = self.watches.clone();
         Box::pin(async move {
-            let mut grpc = tonic::server::Grpc::new(WatchCodec);
+            let grpc = tonic::server::Grpc::new(WatchCodec);
+            let mut grpc = grpc.max_decoding_message_size(MESSAGE_BYTES);
             Ok(grpc.server_streaming(watches, request).await)
         })
     }

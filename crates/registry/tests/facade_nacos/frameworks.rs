@@ -1,14 +1,13 @@
 //! Dubbo, SOFARPC and Spring Cloud with their stock clients.
 
-use std::time::Instant;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use registry::{Instance, ServiceKey};
-use testkit::apps::{Framework, start_consumer, start_provider};
+use testkit::apps::Framework;
 use testkit::net::Loopback;
 use tokio::net::TcpListener;
 
-use crate::{Client, Facade, LIMIT};
+use crate::common::start_shops;
+use crate::{Client, Facade};
 
 const SHOP: &str = "mesh.apps.dubbo.DubboShop";
 
@@ -22,26 +21,13 @@ async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<
     let facade = Facade::start(loopback.address(1, 8848), &files, None).await?;
     let registry = format!("nacos://{}", facade.address);
     let host = loopback.name(2);
-    let provider = |label: &str, port: &str, registry: &str| {
-        let flags = [
-            ("host", &*host),
-            ("port", port),
-            ("label", label),
-            ("registry", registry),
-        ];
-        start_provider(Framework::Dubbo, label, &flags, folder.path())
-    };
-    let here = provider("here", "20881", &registry)?;
-    let elsewhere = provider("elsewhere", "20882", "N/A")?;
-    let consumer = start_consumer(
+    let (mut here, _elsewhere, mut consumer) = start_shops(
         Framework::Dubbo,
-        "consumer",
-        &[("registry", registry.as_str())],
+        (&host, ["20881", "20882"]),
+        ("registry", &registry),
+        &[("registry", "N/A")],
         folder.path(),
     )?;
-    let mut here = here.provider()?;
-    let _elsewhere = elsewhere.provider()?;
-    let mut consumer = consumer.consumer()?;
 
     let own = format!("{host}:20881/100/true");
     facade.wait("dubbo", SHOP, &[&own]).await?;
@@ -49,7 +35,7 @@ async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<
     let mut other = Instance::new(ServiceKey::new("dubbo", SHOP), &host, 20882);
     other.ttl = None;
     facade.registry.register(vec![other]).await?;
-    both_answer(&mut consumer)?;
+    consumer.wait_labels(&["elsewhere", "here"])?;
 
     // A crash: what its connections held goes, the other's stays.
     here.kill()?;
@@ -57,19 +43,6 @@ async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<
     facade.wait("dubbo", SHOP, &[&rest]).await?;
     let tally = consumer.tally("who", 20, "")?;
     assert_eq!(tally.of("elsewhere"), 20, "{tally:?}");
-    Ok(())
-}
-
-/// Calls until both providers have answered.
-fn both_answer(consumer: &mut testkit::apps::Consumer) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let tally = consumer.tally("who", 20, "")?;
-        if tally.of("here") > 0 && tally.of("elsewhere") > 0 {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "{tally:?}");
-    }
     Ok(())
 }
 
@@ -82,18 +55,13 @@ async fn stock_sofarpc_registers_and_finds_what_other_registries_hold() -> Resul
     let facade = Facade::start(loopback.address(1, 8848), &files, None).await?;
     let server = facade.address.to_string();
     let host = loopback.ip(2).to_string();
-    let provider = |label: &'static str, port: &str, more: &[(&str, &str)]| {
-        let flags = [("host", &*host), ("port", port), ("label", label)];
-        let flags = [&flags[..], more].concat();
-        start_provider(Framework::Sofarpc, label, &flags, folder.path())
-    };
-    let nacos = [("nacos", server.as_str())];
-    let here = provider("here", "12201", &nacos)?;
-    let elsewhere = provider("elsewhere", "12202", &[])?;
-    let consumer = start_consumer(Framework::Sofarpc, "consumer", &nacos, folder.path())?;
-    let mut here = here.provider()?;
-    let _elsewhere = elsewhere.provider()?;
-    let mut consumer = consumer.consumer()?;
+    let (mut here, _elsewhere, mut consumer) = start_shops(
+        Framework::Sofarpc,
+        (&host, ["12201", "12202"]),
+        ("nacos", &server),
+        &[],
+        folder.path(),
+    )?;
 
     let service = "mesh.apps.sofarpc.SofaShop";
     let own = format!("{host}:12201/100/true");
@@ -102,15 +70,11 @@ async fn stock_sofarpc_registers_and_finds_what_other_registries_hold() -> Resul
     let mut other = Instance::new(ServiceKey::new("bolt", service), &host, 12202);
     other.ttl = None;
     facade.registry.register(vec![other]).await?;
-    both_answer(&mut consumer)?;
+    consumer.wait_labels(&["elsewhere", "here"])?;
     here.kill()?;
     let rest = format!("{host}:12202/100/true");
     facade.wait("bolt", service, &[&rest]).await?;
-    let deadline = Instant::now() + LIMIT;
-    while consumer.tally("who", 20, "")?.of("elsewhere") < 20 {
-        ensure!(Instant::now() < deadline, "calls go to what is gone");
-    }
-    Ok(())
+    consumer.wait_labels(&["elsewhere"])
 }
 
 #[tokio::test(flavor = "multi_thread")]

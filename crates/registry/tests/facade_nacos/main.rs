@@ -96,30 +96,16 @@ impl Client {
     }
 
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.0.say(command)?;
-        self.0.hear(LIMIT).with_context(|| command.to_owned())
+        self.0.ask(command, LIMIT)
     }
 
     fn done(&mut self, command: &str) -> Result<()> {
-        let answer = self.ask(command)?;
-        ensure!(answer == "done", "{command}: {answer}");
-        Ok(())
+        self.0.tell(command, LIMIT)
     }
 
     /// Asks until the answer is this.
     fn wait(&mut self, command: &str, expected: &str) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let answer = self.ask(command)?;
-            if answer == expected {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{command}: {expected} expected, {answer}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.0.ask_until(command, expected, LIMIT)
     }
 
     /// Waits until what was pushed is this; the time when it was.
