@@ -1,6 +1,7 @@
 //! Consul with its own command line as the stock client.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testkit::netns::Site;
 use testkit::process::Process;
-use testkit::programs;
+use testkit::{programs, wait};
 
 use crate::state::{Entry, Instance, SERVICE, State};
 
 /// Ports of applications begin here.
 const HEALTH: u16 = 7000;
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The program, spoken to in the registry's namespace.
 #[derive(Clone, Debug)]
@@ -44,22 +46,27 @@ impl Cli {
 pub(crate) struct Registrant {
     client: Cli,
     folder: PathBuf,
-    /// Where it answers, in the registry's namespace.
-    health: u16,
+    /// Where it answers.
+    health: SocketAddr,
     application: Process,
 }
 
 impl Registrant {
     /// Each application has a number of its own.
     pub(crate) fn start(client: Cli, number: u16, folder: &Path) -> Result<Registrant> {
-        let health = HEALTH + number;
+        let server: SocketAddr = client.server.parse()?;
+        let health = SocketAddr::new(server.ip(), HEALTH + number);
         let mut program = Command::new("python3");
         program
-            .args(["-m", "http.server", "--bind", "127.0.0.1"])
-            .arg(health.to_string())
+            .args(["-m", "http.server", "--bind", &health.ip().to_string()])
+            .arg(health.port().to_string())
             .current_dir(folder);
         let mut program = client.site.enter(&program);
         let application = Process::start("consul-registrant", &mut program, folder)?;
+        // Otherwise Consul may ask before it answers, and takes out what has just come.
+        wait::until_ok("an application of Consul", LIMIT, || {
+            Ok(TcpStream::connect(health)?)
+        })?;
         Ok(Registrant {
             client,
             folder: folder.to_owned(),
@@ -80,7 +87,7 @@ impl Registrant {
             "name": SERVICE, "id": port.to_string(), "address": host, "port": port,
             "meta": {"weight": weight.to_string(), "color": color},
             "check": {
-                "http": format!("http://127.0.0.1:{}/", self.health), "interval": "1s", "timeout": "10s",
+                "http": format!("http://{}/", self.health), "interval": "1s", "timeout": "10s",
                 "status": "passing", "deregister_critical_service_after": "1m",
             },
         }});
