@@ -1,5 +1,6 @@
 //! The registries that the hub can read and write, one module each.
 
+mod application_level;
 mod applications;
 pub mod consul;
 pub mod etcd;

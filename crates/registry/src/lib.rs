@@ -37,6 +37,7 @@ pub mod leader;
 mod leases;
 mod limits;
 mod locality;
+mod md5;
 mod metadata;
 mod model;
 pub mod nacos;

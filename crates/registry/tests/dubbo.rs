@@ -10,7 +10,8 @@ use registry::{
 };
 use serde_json::json;
 use testkit::apps::{Framework, start_consumer, start_provider};
-use testkit::net::Loopback;
+use testkit::net::{Loopback, free_port};
+use testkit::netns::Site;
 use testkit::registries::ZooKeeper;
 
 const SHOP: &str = "mesh.apps.dubbo.DubboShop";
@@ -54,7 +55,6 @@ async fn a_consumer_calls_a_provider_of_another_registry() -> Result<()> {
     let address = |server: &ZooKeeper, mode: &str| {
         format!("zookeeper://{}?register-mode={mode}", server.address())
     };
-    // Ports are the provider's own choice, so two of them share a host.
     let provider = |label: &str, port: &str, mode: &str| {
         let flags = [
             ("host", loopback.ip(2).to_string()),
@@ -67,8 +67,9 @@ async fn a_consumer_calls_a_provider_of_another_registry() -> Result<()> {
         let flags: Vec<(&str, &str)> = flags.iter().map(|(k, v)| (*k, v.as_str())).collect();
         start_provider(Framework::Dubbo, label, &flags, folder.path())
     };
-    let by_application = provider("application", "20881", "instance")?;
-    let by_interface = provider("interface", "20882", "interface")?;
+    let (first, second) = (free_port()?.to_string(), free_port()?.to_string());
+    let by_application = provider("application", &first, "instance")?;
+    let by_interface = provider("interface", &second, "interface")?;
     let mut by_application = by_application.provider()?;
     let _by_interface = by_interface.provider()?;
 
@@ -123,4 +124,62 @@ async fn a_consumer_calls_a_provider_of_another_registry() -> Result<()> {
     let left = instances(&hub, 1).await?;
     hub.set_wanted("consumers", copies(&left));
     consumer.wait_labels(&["interface"])
+}
+
+/// Copies into a registry whose own providers are at the application level are there too, for as long as those are: a consumer
+/// that finds one of them asks for no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_found_beside_providers_of_the_application_level() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // Consumers, and the hub that asks providers what they serve, reach the same address: Dubbo replaces those of the loopback.
+    let network = Site::start("providers", folder.path())?;
+    let host = network.outside().to_string();
+    let server = ZooKeeper::start(folder.path())?;
+    let registry = format!("zookeeper://{}", server.address());
+    let provider = |label: &str, port: &str, registry: &str| {
+        let flags = [
+            ("host", host.as_str()),
+            ("port", port),
+            ("label", label),
+            ("registry", registry),
+        ];
+        start_provider(Framework::Dubbo, label, &flags, folder.path())
+    };
+    let (first, second) = (free_port()?, free_port()?);
+    let native = provider("native", &first.to_string(), &registry)?;
+    let elsewhere = provider("elsewhere", &second.to_string(), "N/A")?;
+    let consumer = start_consumer(
+        Framework::Dubbo,
+        "consumer",
+        &[("registry", &registry)],
+        folder.path(),
+    )?;
+    let mut native = native.provider()?;
+    let _elsewhere = elsewhere.provider()?;
+    let mut consumer = consumer.consumer()?;
+    consumer.wait_labels(&["native"])?;
+
+    let hub = Hub::start(HubOptions {
+        mesh_id: "test".to_owned(),
+        registry: None,
+        limits: Limits::default(),
+        data_dir: None,
+    });
+    hub.set_sources(vec![source("zk", &server)?]);
+    let mut copy = Instance::new(ServiceKey::new("dubbo", SHOP), &host, second);
+    copy.id = "copy@test".into();
+    copy.metadata = [(ORIGIN_MARK, "test/nacos"), ("application", "shop")]
+        .into_iter()
+        .collect();
+    let publish = [(copy.id.clone(), Arc::new(copy))].into();
+    hub.set_wanted(
+        "zk",
+        Wanted {
+            publish,
+            ..Wanted::default()
+        },
+    );
+    consumer.wait_labels(&["elsewhere", "native"])?;
+    native.terminate()?;
+    consumer.wait_labels(&["elsewhere"])
 }

@@ -329,6 +329,23 @@ impl Stat {
         writer.int(self.data_length).int(self.num_children);
         writer.long(self.pzxid);
     }
+
+    /// Reads it.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Stat, Malformed> {
+        Ok(Stat {
+            czxid: reader.long()?,
+            mzxid: reader.long()?,
+            ctime: reader.long()?,
+            mtime: reader.long()?,
+            version: reader.int()?,
+            cversion: reader.int()?,
+            aversion: reader.int()?,
+            ephemeral_owner: reader.long()?,
+            data_length: reader.int()?,
+            num_children: reader.int()?,
+            pzxid: reader.long()?,
+        })
+    }
 }
 
 /// `ConnectRequest`.
@@ -388,17 +405,6 @@ pub fn watcher_event(reader: &mut Reader<'_>) -> Result<(EventType, String), Mal
     Ok((kind, reader.string()?.to_owned()))
 }
 
-/// `Stat`: the session that owns the node; 0 for one that stays.
-pub fn ephemeral_owner(reader: &mut Reader<'_>) -> Result<i64, Malformed> {
-    for _ in 0..4 {
-        reader.long()?;
-    }
-    for _ in 0..3 {
-        reader.int()?;
-    }
-    reader.long()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -427,7 +433,7 @@ mod tests {
             let _ = ConnectResponse::read(&mut reader.clone());
             let _ = ConnectRequest::read(&mut reader.clone());
             let _ = watcher_event(&mut reader.clone());
-            let _ = ephemeral_owner(&mut reader.clone());
+            let _ = Stat::read(&mut reader.clone());
             let _ = reader.clone().strings();
         }
     }

@@ -1,8 +1,10 @@
 //! ZooKeeper (3.5 to 3.9) as a registry: Dubbo's interface level, SOFARPC's and Spring Cloud's layouts, read with watches, and
 //! written as ephemeral nodes.
 
+mod application_level;
 mod centre;
 mod layout;
+mod nodes;
 mod read;
 mod session;
 mod write;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use base::FieldError;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::dubbo_metadata::Revisions;
@@ -185,8 +188,9 @@ async fn serve(
     events: Events,
 ) -> Failure {
     let Events { events, ended } = events;
-    let reading = read::run(config, link, client, revisions, events);
-    let writing = write::run(config, link, client);
+    let (tell, served) = watch::channel(None);
+    let reading = read::run(config, link, client, revisions, events, tell);
+    let writing = write::run(config, link, client, served);
     tokio::select! {
         failure = reading => failure,
         () = writing => Failure::unreachable("the hub has ended"),

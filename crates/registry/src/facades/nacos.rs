@@ -10,7 +10,6 @@ mod holders;
 mod http;
 mod http_configs;
 mod http_naming;
-mod md5;
 mod provider;
 mod push;
 mod requests;

@@ -1,6 +1,8 @@
 //! Dubbo's application level: a registry holds one instance of an application, and what it serves is said by its metadata of one
 //! revision (`org.apache.dubbo.metadata.MetadataInfo`), which all instances of that revision share.
 
+pub(crate) mod entry;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;

@@ -11,6 +11,7 @@ use crate::model::{DEFAULT_WEIGHT, Instance};
 use crate::naming::dubbo::{self, Url};
 use crate::naming::dubbo_application::Provider;
 use crate::naming::{Malformed, sofarpc, spring};
+use crate::source::ORIGIN_MARK;
 
 /// Folders of `/dubbo` that are no interfaces.
 const NO_INTERFACES: [&str; 3] = ["config", "mapping", "metadata"];
@@ -91,6 +92,10 @@ pub(super) fn application(application: &str, data: &[u8]) -> Result<Node, Malfor
         .collect();
     let class = read.payload.get("@class").and_then(Value::as_str);
     if class.is_some_and(|class| class.starts_with("org.apache.dubbo.")) {
+        // A mesh's copy, which is there at the interface level too.
+        if metadata.contains_key(ORIGIN_MARK) {
+            return Ok(Node::Nothing);
+        }
         let provider = Provider::read(application, &read.address, port, metadata.into_iter())?;
         return Ok(provider.map_or(Node::Nothing, Node::Application));
     }

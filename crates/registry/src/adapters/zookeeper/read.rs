@@ -5,13 +5,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use wire::jute::{EventType, Reader, code, op};
 
 use super::Config;
 use super::centre::Centres;
 use super::layout::{Layout, application, roots};
 use super::session::{Client, Failure, Reply};
+use crate::adapters::application_level::{ApplicationLevel, ServedThere};
 use crate::adapters::applications::{Applications, permits};
 use crate::dubbo_metadata::Revisions;
 use crate::naming::Malformed;
@@ -42,6 +43,7 @@ struct State<'a> {
     paths: HashMap<String, Work>,
     services: HashMap<usize, HashSet<String>>,
     applications: Applications<'a, Folder, Centres<'a>>,
+    level: ApplicationLevel<Folder>,
     queue: VecDeque<Work>,
     queued: HashSet<Work>,
     synced: bool,
@@ -54,6 +56,7 @@ pub(super) async fn run(
     client: &Client,
     revisions: &Revisions,
     mut events: mpsc::UnboundedReceiver<(EventType, String)>,
+    tell: watch::Sender<ServedThere>,
 ) -> Failure {
     let roots = roots(config);
     let dubbo_roots = roots.iter().filter(|(layout, _)| *layout == Layout::Dubbo);
@@ -68,6 +71,7 @@ pub(super) async fn run(
         paths: HashMap::new(),
         services: HashMap::new(),
         applications: Applications::new(&centres, revisions, &permits),
+        level: ApplicationLevel::new(tell),
         queue: VecDeque::new(),
         queued: HashSet::new(),
         synced: false,
@@ -91,6 +95,7 @@ pub(super) async fn run(
         }
         if under_way.is_empty() && state.applications.tried_all() && !state.synced {
             state.synced = true;
+            state.level.tell();
             link.report(Report::Synced).await;
         }
         tokio::select! {
@@ -231,7 +236,9 @@ impl State<'_> {
         for service in before.difference(&now) {
             let path = self.path(&Work::Service(index, service.clone()));
             self.paths.remove(&path);
-            self.applications.remove(&(index, service.clone()));
+            let folder = (index, service.clone());
+            self.applications.remove(&folder);
+            self.level.set(&folder, &[], self.synced);
             let list = providers(layout, path, service, &[]);
             self.link.report(Report::List(list)).await;
         }
@@ -257,6 +264,7 @@ impl State<'_> {
         let Some((instances, skipped)) = self.applications.list(folder, self.synced) else {
             return;
         };
+        self.level.set(folder, &instances, self.synced);
         let (index, service) = folder;
         let list = List {
             name: self.path(&Work::Service(*index, service.clone())).into(),

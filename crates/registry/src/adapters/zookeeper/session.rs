@@ -66,6 +66,7 @@ pub(super) struct Resume {
 pub(super) struct Client {
     calls: mpsc::UnboundedSender<Call>,
     resume: Resume,
+    is_resumed: bool,
 }
 
 /// The telling end: events, and at last why it ended.
@@ -78,6 +79,11 @@ impl Client {
     /// The session's number.
     pub(super) fn session(&self) -> i64 {
         self.resume.id
+    }
+
+    /// Whether an earlier connection began the session.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.is_resumed
     }
 
     pub(super) fn resume(&self) -> Resume {
@@ -103,6 +109,7 @@ pub(super) async fn connect(
     resume: Option<Resume>,
     auth: Option<String>,
 ) -> Result<(Client, Events), Failure> {
+    let before = resume.as_ref().map(|resume| resume.id);
     let opening = open(server, tls, session_timeout, resume, auth);
     let opened = timeout(CONNECT_TIMEOUT, opening).await;
     let (stream, response) = opened.map_err(|_| {
@@ -130,7 +137,12 @@ pub(super) async fn connect(
         events: told,
         ended,
     };
-    Ok((Client { calls, resume }, events))
+    let client = Client {
+        is_resumed: before == Some(resume.id),
+        calls,
+        resume,
+    };
+    Ok((client, events))
 }
 
 async fn open(

@@ -1,14 +1,18 @@
 //! Makes true what the hub wants in ZooKeeper: a copy is an ephemeral node of this session, so that it goes with the hub.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wire::jute::{EPHEMERAL, PERM_ALL, PERM_READ, Reader, Writer, code, ephemeral_owner, op};
+use tokio::sync::watch;
+use wire::jute::{EPHEMERAL, code};
 
 use super::Config;
+use super::application_level::{ApplicationNodes, application_nodes, mapping_with};
 use super::layout::node;
-use super::session::{Client, Reply};
+use super::nodes::{delete, held, keep, make, make_folders, replace, set_data};
+use super::session::Client;
+use crate::adapters::application_level::{ServedThere, has_to_be_there};
 use crate::model::Instance;
 use crate::source::{Link, Report};
 
@@ -21,19 +25,55 @@ struct Written {
     revision: u64,
 }
 
+/// Which of the nodes of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Level {
+    /// What its framework has in any case.
+    Own,
+    /// Dubbo's application level.
+    Application,
+}
+
+type Key = (Arc<str>, Level);
+
 /// Until those who watch a node have read it.
 const SEEN: Duration = Duration::from_secs(1);
 /// Until what the server refused is tried again, doubled with each failure.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Attempts at what others write too.
+const ATTEMPTS: usize = 5;
+
+/// What writes in one connection.
+struct Writer<'a> {
+    config: &'a Config,
+    link: &'a Link,
+    client: &'a Client,
+    served: ServedThere,
+    written: HashMap<Key, Written>,
+}
 
 /// Writes until the hub ends.
-pub(super) async fn run(config: &Config, link: &Link, client: &Client) {
+pub(super) async fn run(
+    config: &Config,
+    link: &Link,
+    client: &Client,
+    mut served: watch::Receiver<ServedThere>,
+) {
     let mut wanted = link.wanted();
-    let mut written: HashMap<Arc<str>, Written> = HashMap::new();
+    let mut writer = Writer {
+        config,
+        link,
+        client,
+        served: None,
+        written: HashMap::new(),
+    };
+    // An earlier connection of the session may have left nodes that are no longer needed.
+    let mut may_have_left = client.is_resumed();
     let (min, max) = AGAIN;
     let mut again = min;
     loop {
         let now = wanted.borrow_and_update().clone();
+        writer.served = served.borrow_and_update().clone();
         if now.rests {
             // The session keeps what there is.
             match wanted.changed().await {
@@ -41,14 +81,13 @@ pub(super) async fn run(config: &Config, link: &Link, client: &Client) {
                 Err(_) => return,
             }
         }
-        let published = publish(config, link, client, &now.publish, &mut written).await;
-        let mut done = published;
+        if may_have_left && writer.served.is_some() {
+            may_have_left = false;
+            writer.leave_application_level(&now.publish).await;
+        }
+        let mut done = writer.publish(&now.publish).await;
         for (id, instance) in &now.withdraw {
-            let withdrawn = match node(config, id, instance) {
-                Ok((path, _)) => delete(client, &path).await,
-                // What has no place here was never here.
-                Err(_) => true,
-            };
+            let withdrawn = writer.withdraw(id, instance).await;
             done &= withdrawn;
             if withdrawn {
                 link.report(Report::Withdrawn { id: id.clone() }).await;
@@ -57,110 +96,221 @@ pub(super) async fn run(config: &Config, link: &Link, client: &Client) {
         again = if done { min } else { (again * 2).min(max) };
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
+            // Its sender goes with the connection.
+            Ok(()) = served.changed() => {}
             () = tokio::time::sleep(again), if !done => {}
         }
     }
 }
 
-/// Makes the wanted nodes and deletes those of this session that are wanted no longer. Whether all went well.
-async fn publish(
-    config: &Config,
-    link: &Link,
-    client: &Client,
-    wanted: &BTreeMap<Arc<str>, Arc<Instance>>,
-    written: &mut HashMap<Arc<str>, Written>,
-) -> bool {
-    let gone: Vec<Arc<str>> = written
-        .keys()
-        .filter(|id| !wanted.contains_key(*id))
-        .cloned()
-        .collect();
-    let mut done = true;
-    for id in gone {
-        if let Some(before) = written.remove(&id)
-            && !delete_own(client, &before).await
-        {
-            done = false;
-            written.insert(id, before);
-        }
-    }
-    let mut of_others = Vec::new();
-    for (id, instance) in wanted {
-        let result = match node(config, id, instance) {
-            Err(why) => Err(why),
-            Ok((path, data)) => {
-                let before = written.get(id);
-                let revision = instance.revision;
-                let is_same = |before: &Written| {
-                    before.path == path && before.data == data && before.revision == revision
-                };
-                if before.is_some_and(is_same) {
-                    continue;
-                }
-                let now = Written {
-                    path,
-                    data,
-                    revision,
-                };
-                // The new one first: at no time is there none.
-                match create(config, client, &now).await {
-                    Ok(Made::Ours) => {
-                        keep(client, id, now, written).await;
-                        Ok(())
-                    }
-                    Ok(Made::OfOthers) => {
-                        of_others.push((id.clone(), now));
-                        continue;
-                    }
-                    Err(why) => {
-                        done = false;
-                        Err(why)
+impl Writer<'_> {
+    /// Makes the wanted nodes and deletes those of this session that are wanted no longer. Whether all went well.
+    async fn publish(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Instance>>) -> bool {
+        let mut done = self.delete_unwanted(wanted).await;
+        let mut of_others = Vec::new();
+        let mut failed: HashSet<&Arc<str>> = HashSet::new();
+        for (id, instance) in wanted {
+            let mut result = None;
+            match self.nodes(id, instance) {
+                Err(why) => result = Some(Err(why)),
+                Ok(nodes) => {
+                    for (level, now, at_level) in nodes {
+                        let key = (id.clone(), level);
+                        if self.written.get(&key).is_some_and(|known| known.is(&now)) {
+                            continue;
+                        }
+                        // The new one first: at no time is there none.
+                        match self.create(&now, at_level).await {
+                            Ok(Made::Ours) => {
+                                self.remember(key, now).await;
+                                result.get_or_insert(Ok(()));
+                            }
+                            Ok(Made::OfOthers) => of_others.push((key, now)),
+                            Err(why) => {
+                                done = false;
+                                failed.insert(id);
+                                result = Some(Err(why));
+                            }
+                        }
                     }
                 }
             }
-        };
-        let id = id.clone();
-        link.report(Report::Written { id, result }).await;
-    }
-    if of_others.is_empty() {
-        return done;
-    }
-    stand_in(config, client, &of_others, true).await;
-    for (id, now) in &of_others {
-        // Its session may have ended meanwhile.
-        let is_ours = replace(config, client, now).await
-            || matches!(
-                make(config, client, &now.path, &now.data, EPHEMERAL).await,
-                Some(Ok(_))
-            );
-        done &= is_ours;
-        if is_ours {
-            keep(client, id, now.clone(), written).await;
+            if let Some(result) = result {
+                let id = id.clone();
+                self.link.report(Report::Written { id, result }).await;
+            }
         }
-        let result = if is_ours {
-            Ok(())
-        } else {
-            Err("the node is deleted and made by others all the time".to_owned())
-        };
-        let id = id.clone();
-        link.report(Report::Written { id, result }).await;
+        if of_others.is_empty() {
+            return done;
+        }
+        self.stand_in(&of_others, true).await;
+        for ((id, level), now) in &of_others {
+            let (path, data) = (now.path.as_str(), now.data.as_slice());
+            // Its session may have ended meanwhile.
+            let is_ours = replace(self.config, self.client, path, data).await
+                || matches!(
+                    make(self.config, self.client, path, data, EPHEMERAL).await,
+                    Some(Ok(_))
+                );
+            done &= is_ours;
+            if is_ours {
+                self.remember((id.clone(), *level), now.clone()).await;
+            }
+            let result = if is_ours {
+                Ok(())
+            } else {
+                Err("the node is deleted and made by others all the time".to_owned())
+            };
+            if !failed.contains(id) {
+                let id = id.clone();
+                self.link.report(Report::Written { id, result }).await;
+            }
+        }
+        self.stand_in(&of_others, false).await;
+        done
     }
-    stand_in(config, client, &of_others, false).await;
-    done
-}
 
-/// Remembers what is written now; what the copy was before goes.
-async fn keep(
-    client: &Client,
-    id: &Arc<str>,
-    now: Written,
-    written: &mut HashMap<Arc<str>, Written>,
-) {
-    let path = now.path.clone();
-    if let Some(before) = written.insert(id.clone(), now)
-        && before.path != path
-    {
-        delete_own(client, &before).await;
+    /// The nodes of a copy, and of one of the application level all that belongs to it; an error says why there is none.
+    fn nodes(
+        &self,
+        id: &str,
+        instance: &Instance,
+    ) -> Result<Vec<(Level, Written, Option<ApplicationNodes>)>, String> {
+        let written = |(path, data): &(String, Vec<u8>)| Written {
+            path: path.clone(),
+            data: data.clone(),
+            revision: instance.revision,
+        };
+        let own = node(self.config, id, instance)?;
+        let mut nodes = vec![(Level::Own, written(&own), None)];
+        if has_to_be_there(&self.served, instance)
+            && let Some(at_level) = application_nodes(self.config, instance)
+        {
+            nodes.push((Level::Application, written(&at_level.node), Some(at_level)));
+        }
+        Ok(nodes)
+    }
+
+    async fn delete_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Instance>>) -> bool {
+        let is_wanted = |(id, level): &Key| match (wanted.get(id), level) {
+            (None, _) => false,
+            (Some(_), Level::Own) => true,
+            (Some(instance), Level::Application) => {
+                instance.healthy && has_to_be_there(&self.served, instance)
+            }
+        };
+        let unwanted = self.written.keys().filter(|key| !is_wanted(key)).cloned();
+        let mut done = true;
+        for key in unwanted.collect::<Vec<_>>() {
+            if let Some(before) = self.written.remove(&key)
+                && !delete_own(self.client, &before).await
+            {
+                done = false;
+                self.written.insert(key, before);
+            }
+        }
+        done
+    }
+
+    /// Remembers what is written now; what the copy was before goes.
+    async fn remember(&mut self, key: Key, now: Written) {
+        let path = now.path.clone();
+        if let Some(before) = self.written.insert(key, now)
+            && before.path != path
+        {
+            delete_own(self.client, &before).await;
+        }
+    }
+
+    /// Deletes a copy, whoever wrote it. Whether it is gone.
+    async fn withdraw(&self, id: &str, instance: &Instance) -> bool {
+        // What has no place here was never here.
+        let own = node(self.config, id, instance).ok().map(|(path, _)| path);
+        let at_level = application_nodes(self.config, instance).map(|nodes| nodes.node.0);
+        let mut is_gone = true;
+        for path in own.into_iter().chain(at_level) {
+            is_gone &= delete(self.client, &path).await;
+        }
+        is_gone
+    }
+
+    /// Deletes what this session has at the application level and need not.
+    async fn leave_application_level(&self, wanted: &BTreeMap<Arc<str>, Arc<Instance>>) {
+        for instance in wanted
+            .values()
+            .filter(|i| !has_to_be_there(&self.served, i))
+        {
+            let Some(at_level) = application_nodes(self.config, instance) else {
+                continue;
+            };
+            let (path, _) = &at_level.node;
+            let held = held(self.client, path).await;
+            if held.is_some_and(|(_, stat)| stat.ephemeral_owner == self.client.session()) {
+                delete(self.client, path).await;
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        now: &Written,
+        at_level: Option<ApplicationNodes>,
+    ) -> Result<Made, String> {
+        let (config, client) = (self.config, self.client);
+        if let Some(at_level) = at_level {
+            let (path, data) = &at_level.info;
+            keep(config, client, path, data).await?;
+            map(config, client, &at_level).await?;
+        }
+        for _ in 0..ATTEMPTS {
+            match make(config, client, &now.path, &now.data, EPHEMERAL).await {
+                Some(Ok(_)) => return Ok(Made::Ours),
+                Some(Err(code::NO_NODE)) => make_folders(config, client, &now.path).await?,
+                Some(Err(code::NODE_EXISTS)) => match held(client, &now.path).await {
+                    Some((data, stat)) if stat.ephemeral_owner == client.session() => {
+                        // Another connection of this session may have left it.
+                        if let Some(path) = now.stand_in(client) {
+                            delete(client, &path).await;
+                        }
+                        if data == now.data || set_data(client, &now.path, &now.data, None).await {
+                            return Ok(Made::Ours);
+                        }
+                    }
+                    Some(_) => return Ok(Made::OfOthers),
+                    None => {}
+                },
+                Some(Err(code)) => {
+                    return Err(format!("the server refuses to create the node: {code}"));
+                }
+                None => return Err("the connection has ended".to_owned()),
+            }
+        }
+        Err("the node is deleted and made by others all the time".to_owned())
+    }
+
+    /// Makes the nodes that stand in for others, or deletes them, before or after everybody has seen the others.
+    async fn stand_in(&self, nodes: &[(Key, Written)], is_there: bool) {
+        let paths = nodes
+            .iter()
+            .filter_map(|(_, node)| Some((node.stand_in(self.client)?, node)));
+        let paths: Vec<(String, &Written)> = paths.collect();
+        if paths.is_empty() {
+            return;
+        }
+        if !is_there {
+            tokio::time::sleep(SEEN).await;
+        }
+        for (path, node) in &paths {
+            // One that cannot be made stands in for nothing; one that stays goes with the session.
+            if is_there {
+                let _ = make(self.config, self.client, path, &node.data, EPHEMERAL).await;
+            } else {
+                delete(self.client, path).await;
+            }
+        }
+        if is_there {
+            tokio::time::sleep(SEEN).await;
+        }
     }
 }
 
@@ -171,34 +321,11 @@ enum Made {
     OfOthers,
 }
 
-async fn create(config: &Config, client: &Client, node: &Written) -> Result<Made, String> {
-    for _ in 0..3 {
-        match make(config, client, &node.path, &node.data, EPHEMERAL).await {
-            Some(Ok(_)) => return Ok(Made::Ours),
-            Some(Err(code::NO_NODE)) => make_folders(config, client, &node.path).await?,
-            Some(Err(code::NODE_EXISTS)) => match held(client, &node.path).await {
-                Some((data, owner)) if owner == client.session() => {
-                    // Another connection of this session may have left it.
-                    if let Some(path) = node.stand_in(client) {
-                        delete(client, &path).await;
-                    }
-                    if data == node.data || set_data(client, &node.path, &node.data).await {
-                        return Ok(Made::Ours);
-                    }
-                }
-                Some(_) => return Ok(Made::OfOthers),
-                None => {}
-            },
-            Some(Err(code)) => {
-                return Err(format!("the server refuses to create the node: {code}"));
-            }
-            None => return Err("the connection has ended".to_owned()),
-        }
-    }
-    Err("the node is deleted and made by others all the time".to_owned())
-}
-
 impl Written {
+    fn is(&self, other: &Written) -> bool {
+        (&self.path, &self.data, self.revision) == (&other.path, &other.data, other.revision)
+    }
+
     /// Clients of applications watch nodes one by one and see even what is gone for no time: another node stands in for one
     /// that is made anew. Clients of other layouts read folders, and take names for URLs.
     fn stand_in(&self, client: &Client) -> Option<String> {
@@ -207,126 +334,31 @@ impl Written {
     }
 }
 
-/// Makes the nodes that stand in for others, or deletes them, before or after everybody has seen the others.
-async fn stand_in(config: &Config, client: &Client, nodes: &[(Arc<str>, Written)], is_there: bool) {
-    let paths = nodes
-        .iter()
-        .filter_map(|(_, node)| Some((node.stand_in(client)?, node)));
-    let paths: Vec<(String, &Written)> = paths.collect();
-    if paths.is_empty() {
-        return;
-    }
-    if !is_there {
-        tokio::time::sleep(SEEN).await;
-    }
-    for (path, node) in &paths {
-        // One that cannot be made stands in for nothing; one that stays goes with the session.
-        if is_there {
-            let _ = make(config, client, path, &node.data, EPHEMERAL).await;
-        } else {
-            delete(client, path).await;
-        }
-    }
-    if is_there {
-        tokio::time::sleep(SEEN).await;
-    }
-}
-
-async fn make(
-    config: &Config,
-    client: &Client,
-    path: &str,
-    data: &[u8],
-    flags: i32,
-) -> Option<Reply> {
-    client
-        .call(op::CREATE, |writer| {
-            create_request(writer, config, path, data, flags)
-        })
-        .await
-}
-
-/// Makes a node of another session this one's, in one step: who reads folders never sees it gone.
-async fn replace(config: &Config, client: &Client, node: &Written) -> bool {
-    let Written { path, data, .. } = node;
-    let reply = client.call(op::MULTI, |writer| {
-        writer.int(op::DELETE).bool(false).int(-1);
-        writer.buffer(path.as_bytes()).int(-1);
-        writer.int(op::CREATE).bool(false).int(-1);
-        create_request(writer, config, path, data, EPHEMERAL);
-        writer.int(-1).bool(true).int(-1);
-    });
-    let Some(Ok(body)) = reply.await else {
-        return false;
-    };
-    // `MultiHeader` of the first result: it is an error when any of them failed.
-    Reader::new(&body).int() == Ok(op::DELETE)
-}
-
-fn create_request(writer: &mut Writer, config: &Config, path: &str, data: &[u8], flags: i32) {
-    writer.buffer(path.as_bytes()).buffer(data);
-    if config.digest.is_some() {
-        // Who logged in may do anything, everybody may read: consumers need not log in.
-        writer.int(2);
-        writer.int(PERM_ALL).buffer(b"auth").buffer(b"");
-        writer.int(PERM_READ).buffer(b"world").buffer(b"anyone");
-    } else {
-        writer.int(1);
-        writer.int(PERM_ALL).buffer(b"world").buffer(b"anyone");
-    }
-    writer.int(flags);
-}
-
-async fn make_folders(config: &Config, client: &Client, path: &str) -> Result<(), String> {
-    let ends = path.char_indices().filter(|(at, c)| *c == '/' && *at > 0);
-    for (end, _) in ends {
-        let Some(folder) = path.get(..end) else {
-            continue;
-        };
-        match make(config, client, folder, &[], 0).await {
-            Some(Ok(_) | Err(code::NODE_EXISTS)) => {}
-            // One may not be allowed to make what is there.
-            Some(Err(code::NO_AUTH)) => {}
-            Some(Err(code)) => {
-                return Err(format!("the server refuses to create {folder}: {code}"));
+/// Has the application be in the interface's mapping, which providers write too.
+async fn map(config: &Config, client: &Client, at_level: &ApplicationNodes) -> Result<(), String> {
+    let ApplicationNodes {
+        mapping,
+        application,
+        ..
+    } = at_level;
+    for _ in 0..ATTEMPTS {
+        match held(client, mapping).await {
+            None => keep(config, client, mapping, application.as_bytes()).await?,
+            Some((known, stat)) => {
+                let Some(with) = mapping_with(&known, application) else {
+                    return Ok(());
+                };
+                set_data(client, mapping, &with, Some(stat.version)).await;
             }
-            None => return Err("the connection has ended".to_owned()),
         }
     }
-    Ok(())
-}
-
-/// What is in a node, and whose it is.
-async fn held(client: &Client, path: &str) -> Option<(Vec<u8>, i64)> {
-    let reply = client.call(op::GET_DATA, |writer| {
-        writer.buffer(path.as_bytes()).bool(false);
-    });
-    let Some(Ok(body)) = reply.await else {
-        return None;
-    };
-    let mut reader = Reader::new(&body);
-    let data = reader.buffer().ok()?.to_vec();
-    let owner = ephemeral_owner(&mut reader).ok()?;
-    Some((data, owner))
-}
-
-async fn set_data(client: &Client, path: &str, data: &[u8]) -> bool {
-    let reply = client.call(op::SET_DATA, |writer| {
-        writer.buffer(path.as_bytes()).buffer(data).int(-1);
-    });
-    matches!(reply.await, Some(Ok(_)))
+    Err(format!("{mapping} cannot be written"))
 }
 
 /// Deletes a node if it still is this session's: another hub may have taken it over.
 async fn delete_own(client: &Client, node: &Written) -> bool {
-    let own = (node.data.clone(), client.session());
-    held(client, &node.path).await != Some(own) || delete(client, &node.path).await
-}
-
-/// Whether the node is gone.
-async fn delete(client: &Client, path: &str) -> bool {
-    let reply = client.call(op::DELETE, |writer| {
-        writer.buffer(path.as_bytes()).int(-1);
-    });
-    matches!(reply.await, Some(Ok(_) | Err(code::NO_NODE)))
+    let held = held(client, &node.path).await;
+    let is_own = held
+        .is_some_and(|(data, stat)| data == node.data && stat.ephemeral_owner == client.session());
+    !is_own || delete(client, &node.path).await
 }

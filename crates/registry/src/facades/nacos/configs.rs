@@ -9,7 +9,8 @@ use prost::Message;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{md5, now_ms};
+use super::now_ms;
+use crate::md5;
 use crate::osr::Registry;
 
 /// Bytes of a content.

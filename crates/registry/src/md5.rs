@@ -1,4 +1,4 @@
-//! MD5 (RFC 1321), by which Nacos' clients see whether a configuration has changed. It protects nothing.
+//! MD5 (RFC 1321), by which clients of Nacos see whether a configuration has changed, and Dubbo names revisions. It protects nothing.
 
 /// Shifts of a round's four steps.
 const SHIFTS: [[u32; 4]; 4] = [
@@ -9,7 +9,7 @@ const SHIFTS: [[u32; 4]; 4] = [
 ];
 
 /// In hexadecimal digits.
-pub(super) fn hex(text: &str) -> String {
+pub(crate) fn hex(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
     let bits = (bytes.len() as u64).wrapping_mul(8);
     bytes.push(0x80);

@@ -1,0 +1,83 @@
+//! Copies at Dubbo's application level: a consumer that finds one provider there takes no notice of the interface level.
+
+use serde_json::json;
+
+use super::Config;
+use crate::model::Instance;
+use crate::naming::dubbo_application::entry::{Entry, Served};
+use crate::naming::{authority, dubbo};
+
+/// The class of what Dubbo says of an application's instance.
+const CLASS: &str = "org.apache.dubbo.registry.zookeeper.ZookeeperInstance";
+
+/// What says a provider at Dubbo's application level.
+pub(super) struct ApplicationNodes {
+    /// Path and data of the node of the application.
+    pub(super) node: (String, Vec<u8>),
+    /// Path and data of its revision in the metadata centre.
+    pub(super) info: (String, Vec<u8>),
+    /// Path of the interface's mapping, where the application has to be.
+    pub(super) mapping: String,
+    /// The application.
+    pub(super) application: String,
+}
+
+/// The nodes that say an instance at Dubbo's application level, if it can be said there.
+pub(super) fn application_nodes(config: &Config, instance: &Instance) -> Option<ApplicationNodes> {
+    Served::by(instance)?;
+    let Config {
+        chroot,
+        spring_root,
+        ..
+    } = config;
+    let root = config.dubbo_roots.first()?;
+    if spring_root.is_empty() {
+        return None;
+    }
+    let Entry {
+        application,
+        metadata,
+        revision,
+        info,
+    } = Entry::of(instance)?;
+    let (address, port) = (&*instance.address, instance.port);
+    let id = dubbo::encode(&format!("{}~{revision}", authority(address, port)));
+    let data = json!({
+        "name": application,
+        "id": id,
+        "address": address,
+        "port": port,
+        "sslPort": null,
+        "payload": {"@class": CLASS, "id": id, "name": application, "metadata": metadata},
+        "registrationTimeUTC": 0,
+        "serviceType": "DYNAMIC",
+        "uriSpec": null,
+    });
+    let path = format!("{chroot}{spring_root}/{application}/{id}");
+    let interface = &instance.service.name;
+    Some(ApplicationNodes {
+        node: (path, data.to_string().into_bytes()),
+        info: (
+            format!("{chroot}{root}/metadata/{application}/{revision}"),
+            info.into_bytes(),
+        ),
+        mapping: format!("{chroot}{root}/mapping/{interface}"),
+        application,
+    })
+}
+
+/// What a mapping has to say so that an application is in it, unless it is.
+pub(super) fn mapping_with(known: &[u8], application: &str) -> Option<Vec<u8>> {
+    let known = String::from_utf8_lossy(known);
+    let mut applications = known.split(',').map(str::trim).filter(|a| !a.is_empty());
+    if applications.any(|known| known == application) {
+        return None;
+    }
+    Some(
+        match known.trim() {
+            "" => application.to_owned(),
+            known => format!("{known},{application}"),
+        }
+        .into_bytes(),
+    )
+}
