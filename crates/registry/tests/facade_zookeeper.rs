@@ -11,8 +11,9 @@ use common::start_shops;
 use registry::facades::zookeeper::{Config, serve};
 use registry::{Credentials, Hub, Instance, InstanceRef, Registry, RegistrySource, ServiceKey};
 use serde_json::json;
-use testkit::apps::Framework;
-use testkit::net::Loopback;
+use testkit::apps::{Framework, start_provider};
+use testkit::net::{Loopback, free_port};
+use testkit::netns::Site;
 use testkit::process::Process;
 
 const SHOP: &str = "mesh.apps.dubbo.DubboShop";
@@ -91,31 +92,47 @@ impl Cli {
 async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let loopback = Loopback::claim()?;
-    loopback.write_hosts(folder.path())?;
+    // Consumers, and the hub that asks providers what they serve, reach the same address: Dubbo replaces those of the loopback.
+    let network = Site::start("providers", folder.path())?;
+    let host = network.outside().to_string();
+    let (first, second) = (free_port()?, free_port()?);
     let facade = Facade::start(loopback.address(1, 2181), None).await?;
     let registry = format!("zookeeper://{}?session=4000", facade.address);
-    let host = loopback.name(2);
     let (mut here, _elsewhere, mut consumer) = start_shops(
         Framework::Dubbo,
-        (&host, ["20881", "20882"]),
+        (&host, [&first.to_string(), &second.to_string()]),
         ("registry", &registry),
         &[("registry", "N/A")],
         folder.path(),
     )?;
 
     let shop = ServiceKey::new("dubbo", SHOP);
-    let own = format!("{host}:20881");
+    let own = format!("{host}:{first}");
     facade.wait_endpoints(&shop, &[&own]).await?;
     // As if it came from Nacos: the consumer sees it at once.
-    let mut other = Instance::new(shop.clone(), &host, 20882);
+    let mut other = Instance::new(shop.clone(), &host, second);
     other.ttl = None;
     facade.registry.register(vec![other]).await?;
+    consumer.wait_labels(&["elsewhere", "here"])?;
+    // One that registers at the application level alone is found as well.
+    let third = free_port()?.to_string();
+    let by_application = format!("{registry}&register-mode=instance");
+    let flags = [
+        ("host", host.as_str()),
+        ("port", &third),
+        ("label", "by-application"),
+        ("registry", &by_application),
+    ];
+    let third = start_provider(Framework::Dubbo, "by-application", &flags, folder.path())?;
+    let mut third = third.provider()?;
+    consumer.wait_labels(&["by-application", "elsewhere", "here"])?;
+    third.terminate()?;
     consumer.wait_labels(&["elsewhere", "here"])?;
 
     // A crash: its session runs out. Its entries go, the other's stay.
     here.kill()?;
     facade
-        .wait_endpoints(&shop, &[&format!("{host}:20882")])
+        .wait_endpoints(&shop, &[&format!("{host}:{second}")])
         .await?;
     let tally = consumer.tally("who", 20, "")?;
     assert_eq!(tally.of("elsewhere"), 20, "{tally:?}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::tree::{Owner, Tree, is_path};
 use crate::adapters::zookeeper::{self as layout, Config};
 use crate::model::{Instance, ServiceKey};
+use crate::naming::dubbo_application::entry::Served;
 use crate::services::Services;
 
 /// Which nodes say what the hub holds.
@@ -49,8 +50,18 @@ impl Directory {
         }
     }
 
+    /// Whether a node says an instance at Dubbo's application level. Consumers do not look there: the instance has to be
+    /// shown at the interface level.
+    fn is_application_level(&self, path: &str, instance: &Instance) -> bool {
+        let below = path.strip_prefix(&self.config.spring_root);
+        below.is_some_and(|below| below.starts_with('/')) && Served::by(instance).is_some()
+    }
+
     /// A node of an application says this instance from now on.
-    pub(super) fn say(&mut self, instance: &Instance) {
+    pub(super) fn say(&mut self, path: &str, instance: &Instance) {
+        if self.is_application_level(path, instance) {
+            return;
+        }
         let key = &instance.service;
         let said = self.said.entry(key.clone()).or_default();
         *said.entry(instance.default_id()).or_default() += 1;
@@ -59,7 +70,10 @@ impl Directory {
     }
 
     /// It does no longer.
-    pub(super) fn unsay(&mut self, instance: &Instance) {
+    pub(super) fn unsay(&mut self, path: &str, instance: &Instance) {
+        if self.is_application_level(path, instance) {
+            return;
+        }
         let Some(said) = self.said.get_mut(&instance.service) else {
             return;
         };

@@ -12,7 +12,7 @@ use super::{Server, State};
 use crate::adapters::zookeeper::{Said, said};
 use crate::dubbo_metadata;
 use crate::model::{Instance, InstanceRef};
-use crate::naming::dubbo_application;
+use crate::naming::dubbo_application::{MetadataInfo, Provider};
 
 /// How often an application is asked what it serves, and how long it waits between.
 const ASKED: (u32, Duration) = (5, Duration::from_secs(2));
@@ -43,18 +43,18 @@ pub(super) async fn register(
 }
 
 /// Asks an application what it serves, as long as its node is there.
-async fn ask(
-    server: &Arc<Server>,
-    path: &str,
-    provider: &dubbo_application::Provider,
-    owner: Owner,
-) {
+async fn ask(server: &Arc<Server>, path: &str, provider: &Provider, owner: Owner) {
     let (attempts, pause) = ASKED;
     for _ in 0..attempts {
         if server.state().tree.get(path).is_none() {
             return;
         }
-        match dubbo_metadata::ask(provider).await {
+        let answer = if provider.remote {
+            of_centre(&server.state(), provider)
+        } else {
+            dubbo_metadata::ask(provider).await
+        };
+        match answer {
             Ok(info) => {
                 let read = provider.instances(&info).into_iter().filter_map(Result::ok);
                 // A failure is the registry's limit, which its metrics show.
@@ -67,6 +67,18 @@ async fn ask(
             }
         }
     }
+}
+
+/// What an application put into the metadata centre that is in this tree.
+fn of_centre(state: &State, provider: &Provider) -> Result<MetadataInfo, String> {
+    let (application, revision) = (&provider.application, &provider.revision);
+    let mut roots = state.directory.config().dubbo_roots.iter();
+    let node = roots.find_map(|root| {
+        let path = format!("{root}/metadata/{application}/{revision}");
+        state.tree.get(&path)
+    });
+    let node = node.ok_or("its revision is not in the metadata centre")?;
+    MetadataInfo::from_json(&node.data).map_err(|error| error.to_string())
 }
 
 async fn put(
@@ -88,11 +100,11 @@ async fn put(
             return Ok(());
         }
         for instance in &instances {
-            state.directory.say(instance);
+            state.directory.say(path, instance);
         }
         let path = path.to_owned();
         for before in state.claims.of(&path) {
-            state.directory.unsay(&before);
+            state.directory.unsay(&path, &before);
         }
         let touched = state.claims.put(&path, &instances);
         show(&mut state, server, &touched);
@@ -120,7 +132,7 @@ pub(super) fn withdraw(
     let mut gone = BTreeSet::new();
     for path in paths {
         for instance in state.claims.of(path) {
-            state.directory.unsay(&instance);
+            state.directory.unsay(path, &instance);
         }
         gone.extend(state.claims.remove(path));
     }
