@@ -162,6 +162,15 @@ impl SyncState {
         let mut step = Step::default();
         self.indexes
             .retain(|name, _| view.sources.contains_key(name));
+        for (name, target) in &mut self.targets {
+            if !view.sources.contains_key(name) {
+                target.status = TargetStatus {
+                    missing: true,
+                    copies: target.records.len(),
+                    ..TargetStatus::default()
+                };
+            }
+        }
         let writable = view.sources.iter();
         let writable = writable.filter(|(name, _)| name.as_ref() != OWN_ORIGIN);
         let targets: Vec<(&Arc<str>, &SourceView)> = writable
@@ -460,5 +469,29 @@ impl Target {
             }
             is_there
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ServiceKey;
+
+    #[test]
+    fn what_was_written_into_a_registry_that_is_configured_no_longer_is_said() {
+        let now = Instant::now();
+        let mut copy = Instance::new(ServiceKey::new("http", "shop"), "10.0.0.1", 80);
+        copy.id = "copy".into();
+        let owned = OwnedCopy {
+            target: "zk".into(),
+            origin: "nacos".into(),
+            copy: Arc::new(copy),
+        };
+        let mut state = SyncState::new("mesh", vec![owned], now);
+        state.set_role(Role::Leader, now);
+        state.step(&View::default(), now);
+        let status = state.status();
+        let target = status.targets.get("zk").expect("it is remembered");
+        assert_eq!((target.missing, target.copies, target.held), (true, 1, 0));
     }
 }

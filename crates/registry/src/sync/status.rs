@@ -55,6 +55,8 @@ pub struct RuleStatus {
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetStatus {
+    /// No source has this name (any longer): what was written there can be taken out when one has it again.
+    pub missing: bool,
     /// Copies that it has to have.
     pub copies: usize,
     /// Copies that it did not take.
