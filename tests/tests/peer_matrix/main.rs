@@ -77,7 +77,6 @@ fn a_registry_that_crashes_takes_nothing_of_the_living_with_it() -> Result<()> {
 }
 
 #[test]
-#[ignore = "has not been run to its end yet"]
 fn pilot_that_crashes_and_registries_out_of_reach_take_nothing_of_the_living_with_them()
 -> Result<()> {
     let Some(mut world) = populated("60s")? else {
@@ -103,7 +102,8 @@ fn pilot_that_crashes_and_registries_out_of_reach_take_nothing_of_the_living_wit
         world.deregister(Kind::Consul, first(Kind::Consul))?;
         world.register(Kind::Consul, second(Kind::Consul), 100, "green")?;
         world.register(Kind::Nacos, first(Kind::Nacos), 50, "red")?;
-        world.register(Kind::Kubernetes, first(Kind::Kubernetes), 30, "blue")?;
+        // Its copy in r-nacos has gone with the connection, and the first color with it.
+        world.register(Kind::Kubernetes, first(Kind::Kubernetes), 30, "red")?;
         world.register(Kind::ZooKeeper, second(Kind::ZooKeeper), 100, "green")?;
         world.wait_seen(Kind::Kubernetes, second(Kind::ZooKeeper))
     })?;
