@@ -11,6 +11,9 @@ use rustls::{ClientConfig, RootCertStore};
 use super::{ClientTls, TlsError, provider};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server that is out of reach is noticed, also by a question that it may answer late, when so many signs of life in a row,
+/// asked for so often, do not come.
+const KEEPALIVE: (u32, Duration) = (3, Duration::from_secs(5));
 
 /// Connections for HTTP/1.1; `tls` is what an `https` URL has, and `None` where all URLs are `http`.
 pub(crate) fn http1_connector(
@@ -33,6 +36,10 @@ fn tcp() -> HttpConnector {
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     tcp.set_nodelay(true);
+    let (retries, interval) = KEEPALIVE;
+    tcp.set_keepalive(Some(interval));
+    tcp.set_keepalive_interval(Some(interval));
+    tcp.set_keepalive_retries(Some(retries));
     tcp
 }
 
