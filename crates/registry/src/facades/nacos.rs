@@ -2,6 +2,7 @@
 //! (1.x), and what every other registry holds is there in their frameworks' forms. What changes is pushed at once.
 
 mod access;
+mod applications;
 mod configs;
 mod connection;
 mod directory;
@@ -37,7 +38,7 @@ use super::accept;
 use super::settle::{self, Holder, Settle};
 
 use access::Access;
-use configs::Configs;
+use configs::{Configs, Content};
 use connection::Connection;
 use directory::{Directory, Name};
 use holders::Holders;
@@ -119,14 +120,24 @@ impl Server {
             let instances = service.map(|s| &s.instances[..]).unwrap_or_default();
             state.holders.seen(&key, instances);
             let holders = &state.holders;
-            state
-                .directory
-                .show(&key, instances, |instance| holders.hides(instance));
+            state.directory.show(&key, instances, |instance, level| {
+                holders.hides(instance, level)
+            });
         }
         state.tell();
         if state.udp.is_due() {
             self.udp.wake();
         }
+    }
+
+    /// A configuration: one that was published, or what the part of the directory in an application serves.
+    fn config(&self, key: &configs::Key) -> Option<Content> {
+        self.configs.get(key).or_else(|| {
+            let state = self.state();
+            let (application, revision) = (&key.data_id, &key.group);
+            let info = state.directory.info(&key.tenant, application, revision)?;
+            Some(Content::json(&info))
+        })
     }
 }
 

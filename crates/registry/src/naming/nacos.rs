@@ -8,7 +8,9 @@ use crate::model::{DEFAULT_WEIGHT, Instance, ServiceKey};
 use crate::nacos::{DEFAULT_CLUSTER, DEFAULT_GROUP, Host, grouped_name, split_name};
 use crate::naming::dubbo::{self, Url};
 use crate::naming::dubbo_application::Provider;
+use crate::naming::dubbo_application::entry::Entry;
 use crate::naming::{Malformed, scaled_weight, sofarpc, spring};
+use crate::source::ORIGIN_MARK;
 
 /// Category of Dubbo's names that are those of providers.
 const PROVIDERS: &str = "providers";
@@ -129,6 +131,10 @@ pub fn said(group: &str, service: &str, host: &Host) -> Result<Said, Malformed> 
         } if is_sofarpc(service, host) => of_sofarpc(interface, unique_id, &protocol, host)?,
         Name::Sofarpc { .. } | Name::Plain(_) => {
             if Provider::is_one(host.metadata.keys().map(String::as_str)) {
+                // A mesh's copy, which is there at the interface level too.
+                if host.metadata.contains_key(ORIGIN_MARK) {
+                    return Ok(Said::Nothing);
+                }
                 let metadata = host.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str()));
                 let provider = Provider::read(service, &host.ip, host.port, metadata)?;
                 return Ok(provider.map_or(Said::Nothing, |provider| {
@@ -336,6 +342,20 @@ pub fn registration(instance: &Instance) -> Result<Registration, String> {
             ..Host::default()
         },
     })
+}
+
+/// Instances of one address and port at Dubbo's application level, and what they serve: to Nacos an address is one instance of an
+/// application.
+pub(crate) fn in_application(application: &str, instances: &[&Instance]) -> Option<(Host, Entry)> {
+    let entry = Entry::of_all(application, instances)?;
+    let first = instances.first()?;
+    let host = Host {
+        ip: first.address.to_string(),
+        port: first.port,
+        metadata: entry.metadata.clone(),
+        ..Host::default()
+    };
+    Some((host, entry))
 }
 
 #[cfg(test)]

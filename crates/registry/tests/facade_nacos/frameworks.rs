@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use registry::{Instance, ServiceKey};
-use testkit::apps::Framework;
-use testkit::net::Loopback;
+use testkit::apps::{Framework, start_consumer};
+use testkit::net::{Loopback, free_port};
+use testkit::netns::Site;
 use tokio::net::TcpListener;
 
 use crate::common::start_shops;
@@ -15,35 +16,47 @@ const SHOP: &str = "mesh.apps.dubbo.DubboShop";
 async fn stock_dubbo_registers_and_finds_what_other_registries_hold() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let loopback = Loopback::claim()?;
-    loopback.write_hosts(folder.path())?;
+    // Consumers, and the hub that asks providers what they serve, reach the same address: Dubbo replaces those of the loopback.
+    let network = Site::start("providers", folder.path())?;
+    let host = network.outside().to_string();
+    let (first, second) = (free_port()?, free_port()?);
     let files = folder.path().join("files");
     std::fs::create_dir(&files)?;
     let facade = Facade::start(loopback.address(1, 8848), &files, None).await?;
     let registry = format!("nacos://{}", facade.address);
-    let host = loopback.name(2);
+    // It asks for an application and takes nothing of the interface level while it finds one.
+    let by_application = start_consumer(
+        Framework::Dubbo,
+        "by-application",
+        &[("registry", &registry), ("provided-by", "dubbo-provider")],
+        folder.path(),
+    )?;
     let (mut here, _elsewhere, mut consumer) = start_shops(
         Framework::Dubbo,
-        (&host, ["20881", "20882"]),
+        (&host, [&first.to_string(), &second.to_string()]),
         ("registry", &registry),
         &[("registry", "N/A")],
         folder.path(),
     )?;
 
-    let own = format!("{host}:20881/100/true");
+    let mut by_application = by_application.consumer()?;
+    let own = format!("{host}:{first}/100/true");
     facade.wait("dubbo", SHOP, &[&own]).await?;
-    // As if it came from ZooKeeper: the consumer sees it at once.
-    let mut other = Instance::new(ServiceKey::new("dubbo", SHOP), &host, 20882);
+    by_application.wait_labels(&["here"])?;
+    // As if it came from ZooKeeper: consumers see it at once.
+    let mut other = Instance::new(ServiceKey::new("dubbo", SHOP), &host, second);
     other.ttl = None;
     facade.registry.register(vec![other]).await?;
     consumer.wait_labels(&["elsewhere", "here"])?;
+    by_application.wait_labels(&["elsewhere", "here"])?;
 
     // A crash: what its connections held goes, the other's stays.
     here.kill()?;
-    let rest = format!("{host}:20882/100/true");
+    let rest = format!("{host}:{second}/100/true");
     facade.wait("dubbo", SHOP, &[&rest]).await?;
     let tally = consumer.tally("who", 20, "")?;
     assert_eq!(tally.of("elsewhere"), 20, "{tally:?}");
-    Ok(())
+    by_application.wait_labels(&["elsewhere"])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,18 @@ pub(super) struct Content {
     pub(super) modified_ms: u64,
 }
 
+impl Content {
+    /// One that nobody published.
+    pub(super) fn json(text: &str) -> Content {
+        Content {
+            text: text.into(),
+            md5: md5::hex(text).into(),
+            kind: "json".into(),
+            modified_ms: now_ms(),
+        }
+    }
+}
+
 /// Why a configuration is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
@@ -208,15 +220,6 @@ impl Configs {
             kind: value.kind.into(),
             modified_ms: value.modified_ms,
         })
-    }
-
-    /// A configuration of this name, whatever its group.
-    pub(super) fn find(&self, data_id: &str) -> Option<Content> {
-        let key = {
-            let known = self.known();
-            known.keys().find(|key| key.data_id == data_id).cloned()
-        };
-        self.get(&key?)
     }
 
     /// Whether a listener's content is not the present one; one that is not there has an empty MD5.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::applications::{self, Applications, Level};
 use super::now_ms;
 use crate::model::{Instance, ServiceKey};
 use crate::nacos::{self, DEFAULT_GROUP, Host};
@@ -86,6 +87,7 @@ struct Place {
     namespace: Option<Arc<str>>,
     /// `None`: in all; interfaces are not known by groups of registries.
     group: Option<Arc<str>>,
+    level: Level,
 }
 
 impl Place {
@@ -108,6 +110,7 @@ fn place(instance: &Instance) -> Option<(String, Place)> {
     let place = Place {
         namespace: instance.metadata.get(NAMESPACE).map(Into::into),
         group: (!by_interface).then(|| registration.group.into()),
+        level: Level::Own,
     };
     Some((registration.service, place))
 }
@@ -168,6 +171,7 @@ pub(super) struct Directory {
     by_name: BTreeMap<Arc<str>, Services>,
     /// The names under which a service of the hub is.
     shown: HashMap<ServiceKey, BTreeSet<Arc<str>>>,
+    pub(super) applications: Applications,
     /// Services that were made without instances.
     made: BTreeSet<Name>,
     changed: BTreeSet<Arc<str>>,
@@ -183,6 +187,8 @@ pub(super) struct List {
     name: Name,
     held: Vec<Held>,
     hub: Vec<Arc<Instance>>,
+    /// Those of the hub that are a part of an application.
+    in_application: Vec<Arc<Instance>>,
     changed_ms: u64,
     version: Version,
 }
@@ -190,7 +196,7 @@ pub(super) struct List {
 impl List {
     /// How many there are at most.
     pub(super) fn len(&self) -> usize {
-        self.held.len() + self.hub.len()
+        self.held.len() + self.hub.len() + self.in_application.len()
     }
 
     /// Time of the last change, in milliseconds.
@@ -226,6 +232,11 @@ impl List {
             }
         }
         let Name { group, service, .. } = &self.name;
+        for (host, _) in applications::said(service, &self.in_application) {
+            if !endpoints.contains(&(host.ip.as_str(), host.port)) {
+                hosts.push(host);
+            }
+        }
         let grouped = nacos::grouped_name(group, service);
         for host in &mut hosts {
             let (ip, port, cluster) = (&host.ip, host.port, &host.cluster_name);
@@ -305,17 +316,19 @@ impl Directory {
         self.change(service).held.remove(slot)
     }
 
-    /// Shows a service of the hub; `is_held` are the instances that clients' own entries say.
+    /// Shows a service of the hub; `is_held` are the instances that clients' own entries say at a level.
     pub(super) fn show(
         &mut self,
         key: &ServiceKey,
         instances: &[Arc<Instance>],
-        is_held: impl Fn(&Instance) -> bool,
+        is_held: impl Fn(&Instance, Level) -> bool,
     ) {
         let mut after: BTreeMap<Arc<str>, Vec<(Place, Arc<Instance>)>> = BTreeMap::new();
-        for instance in instances.iter().filter(|instance| !is_held(instance)) {
-            if let Some((service, place)) = place(instance) {
-                let known = after.entry(service.into()).or_default();
+        for instance in instances {
+            let own = place(instance).filter(|_| !is_held(instance, Level::Own));
+            let own = own.map(|(service, place)| (service.into(), place));
+            for (service, place) in own.into_iter().chain(self.beside(instance, &is_held)) {
+                let known = after.entry(service).or_default();
                 known.push((place, instance.clone()));
             }
         }
@@ -328,8 +341,9 @@ impl Directory {
             let known = self.by_name.get(&name).and_then(|s| s.hub.get(key));
             let same = known.is_some_and(|known| {
                 known.len() == instances.len()
-                    && known.iter().zip(&instances).all(|((_, one), (_, other))| {
-                        Arc::ptr_eq(one, other) || one.same_content(other)
+                    && known.iter().zip(&instances).all(|(one, other)| {
+                        let is_there = one.0 == other.0;
+                        is_there && (Arc::ptr_eq(&one.1, &other.1) || one.1.same_content(&other.1))
                     })
             });
             if !same {
@@ -339,6 +353,45 @@ impl Directory {
         if !names.is_empty() {
             self.shown.insert(key.clone(), names);
         }
+    }
+
+    /// Where an instance is a part of applications.
+    fn beside(
+        &self,
+        instance: &Instance,
+        is_held: impl Fn(&Instance, Level) -> bool,
+    ) -> Vec<(Arc<str>, Place)> {
+        let names = self.applications.beside(instance);
+        if names.is_empty() || is_held(instance, Level::Application) {
+            return Vec::new();
+        }
+        let namespace = instance.metadata.get(NAMESPACE);
+        let names = names.into_iter();
+        let names = names.filter(|name| namespace.is_none_or(|own| own == &*name.namespace));
+        let place = |name: Name| Place {
+            namespace: Some(name.namespace),
+            group: Some(name.group),
+            level: Level::Application,
+        };
+        names
+            .map(|name| (name.service.clone(), place(name)))
+            .collect()
+    }
+
+    /// What the part of the hub in an application serves that has this revision.
+    pub(super) fn info(
+        &self,
+        namespace: &str,
+        application: &str,
+        revision: &str,
+    ) -> Option<String> {
+        let groups = self.groups(nacos::namespace(namespace), application);
+        groups.into_iter().find_map(|group| {
+            let list = self.list(&Name::new(namespace, &group, application));
+            let said = applications::said(application, &list.in_application);
+            let mut said = said.into_iter().map(|(_, said)| said);
+            said.find(|(of, _)| of == revision).map(|(_, info)| info)
+        })
     }
 
     /// The services of the hub that are shown.
@@ -357,12 +410,20 @@ impl Directory {
         let hub = hub.chain(other.into_iter().flat_map(Services::of_spring));
         let hub =
             hub.filter(|(place, _)| place.is_in(&name.namespace) && place.has_group(&name.group));
+        let (in_application, hub): (Vec<_>, Vec<_>) =
+            hub.partition(|(place, _)| place.level == Level::Application);
+        let instances = |of: Vec<&(Place, Arc<Instance>)>| {
+            of.into_iter()
+                .map(|(_, instance)| instance.clone())
+                .collect()
+        };
         let changed_ms = [services, other].into_iter().flatten();
         let changed_ms = changed_ms.map(|services| services.changed_ms).max();
         List {
             name: name.clone(),
             held: held.map(|(_, held)| held.clone()).collect(),
-            hub: hub.map(|(_, instance)| instance.clone()).collect(),
+            hub: instances(hub),
+            in_application: instances(in_application),
             changed_ms: changed_ms.unwrap_or_else(now_ms),
             version: self.version(name),
         }
@@ -463,7 +524,7 @@ mod tests {
         let shop = Name::new("", "", "shop");
         let other = Name::new("dev", "", "G@@shop");
         let key = ServiceKey::new("springcloud", "shop");
-        directory.show(&key, &[instance(1), instance(2)], |_| false);
+        directory.show(&key, &[instance(1), instance(2)], |_, _| false);
         assert_eq!(told(&directory, &shop), ["10.0.0.1:1", "10.0.0.1:2"]);
         // Other registries know nothing of namespaces.
         assert_eq!(told(&directory, &Name::new("dev", "", "SHOP")).len(), 2);
@@ -482,14 +543,14 @@ mod tests {
         for slot in slots {
             directory.release(&shop.service, &slot);
         }
-        directory.show(&key, &[instance(1)], |_| false);
+        directory.show(&key, &[instance(1)], |_, _| false);
         assert_eq!(told(&directory, &shop), ["10.0.0.1:3", "10.0.0.1:1"]);
 
         // The same once more is no change.
         directory.take_changed();
-        directory.show(&key, &[instance(1)], |_| false);
+        directory.show(&key, &[instance(1)], |_, _| false);
         assert!(directory.take_changed().is_empty());
-        directory.show(&key, &[instance(3)], |_| true);
+        directory.show(&key, &[instance(3)], |_, _| true);
         assert_eq!(told(&directory, &shop), ["10.0.0.1:3"]);
         assert_eq!(directory.names("dev", DEFAULT_GROUP).len(), 0);
         assert_eq!(directory.names("public", DEFAULT_GROUP).len(), 1);

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::applications::Level;
 use crate::model::{Instance, InstanceRef, ServiceKey};
 
 /// One that says an instance.
@@ -85,14 +86,15 @@ impl Holders {
             .filter_map(|reference| self.wanted(reference))
     }
 
-    /// Whether clients' entries show an instance of the hub already, or it is about to go.
-    pub(super) fn hides(&self, instance: &Instance) -> bool {
+    /// Whether clients' entries show an instance of the hub already at a level, or it is about to go.
+    pub(super) fn hides(&self, instance: &Instance, level: Level) -> bool {
         let leaving = self.leaving.get(&instance.service);
         if leaving.is_some_and(|ids| ids.contains(&instance.id)) {
             return true;
         }
         let holders = self.by_instance.get(&instance.reference());
-        holders.is_some_and(|holders| holders.iter().any(|holder| holder.is_entry))
+        let is_entry = level == Level::Own;
+        holders.is_some_and(|holders| holders.iter().any(|holder| holder.is_entry == is_entry))
     }
 
     /// The hub has these instances of a service and no others.
@@ -127,17 +129,18 @@ mod tests {
         assert_eq!(holders.put(2, vec![with_weight(2)], false).len(), 1);
         let weight = |holders: &Holders| holders.wanted(&reference).map(|i| i.weight);
         assert_eq!(weight(&holders), Some(1));
-        assert!(holders.hides(&with_weight(1)));
+        assert!(holders.hides(&with_weight(1), Level::Own));
+        assert!(holders.hides(&with_weight(1), Level::Application));
         assert_eq!(holders.remove(1).len(), 1);
         assert_eq!(weight(&holders), Some(2));
-        assert!(!holders.hides(&with_weight(1)));
+        assert!(!holders.hides(&with_weight(1), Level::Own));
         assert_eq!(holders.remove(2).len(), 1);
         assert_eq!(weight(&holders), None);
         // Until the hub knows, too.
-        assert!(holders.hides(&with_weight(1)));
+        assert!(holders.hides(&with_weight(1), Level::Own));
         holders.seen(&key, &[Arc::new(with_weight(1))]);
-        assert!(holders.hides(&with_weight(1)));
+        assert!(holders.hides(&with_weight(1), Level::Own));
         holders.seen(&key, &[]);
-        assert!(!holders.hides(&with_weight(1)));
+        assert!(!holders.hides(&with_weight(1), Level::Own));
     }
 }

@@ -40,7 +40,7 @@ fn key(asked: &Asked) -> Result<Key, Refusal> {
 }
 
 fn get(asked: &Asked) -> Answer {
-    let found = asked.server.configs.get(&key(asked)?);
+    let found = asked.server.config(&key(asked)?);
     let found = found
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, NOT_FOUND, "config data not exist"))?;
     if asked.style == Style::Wrapped {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::settle;
+use super::configs::Key;
 use super::directory::{NAMESPACE, Name, Owner, Slot};
 use super::{Server, State};
 use crate::dubbo_metadata;
 use crate::limits::Limits;
 use crate::model::{Instance, InstanceRef, ServiceKey};
 use crate::nacos::{Host, PUBLIC, grouped_name};
+use crate::naming::dubbo_application::entry::of_all_protocols;
 use crate::naming::dubbo_application::{MetadataInfo, Provider};
 use crate::naming::nacos::{Said, said};
 
@@ -168,7 +170,9 @@ pub(super) async fn register(
                 if *known.host == host {
                     continue;
                 }
-                touched.extend(state.holders.remove(known.number));
+                let number = known.number;
+                state.directory.applications.remove(number);
+                touched.extend(state.holders.remove(number));
             }
             let held = state.directory.hold(name, owner, host);
             match registers {
@@ -209,14 +213,19 @@ pub(super) async fn register(
 fn release(state: &mut State, service: &Arc<str>, slot: &Slot) -> Vec<InstanceRef> {
     state.beats.remove(&(service.clone(), slot.clone()));
     match state.directory.release(service, slot) {
-        Some(held) => state.holders.remove(held.number),
+        Some(held) => {
+            state.directory.applications.remove(held.number);
+            state.holders.remove(held.number)
+        }
         None => Vec::new(),
     }
 }
 
 fn show(server: &Server, state: &mut State, touched: &BTreeSet<InstanceRef>) {
-    let keys: BTreeSet<&ServiceKey> = touched.iter().map(|r| &r.service).collect();
-    server.show(state, keys.into_iter().cloned());
+    let keys = touched.iter().map(|reference| reference.service.clone());
+    // What an interface of Dubbo is shown at depends on its providers of all protocols.
+    let keys: BTreeSet<ServiceKey> = keys.flat_map(of_all_protocols).collect();
+    server.show(state, keys);
 }
 
 /// An owner holds this instance of a service no more; without one, none of the service's.
@@ -368,7 +377,7 @@ async fn ask(server: &Arc<Server>, name: &Name, slot: &Slot, number: u64, provid
     let (attempts, pause) = ASKED;
     for _ in 0..attempts {
         let answer = match provider.remote {
-            true => of_metadata_centre(server, provider),
+            true => of_metadata_centre(server, name, provider),
             false => dubbo_metadata::ask(provider).await,
         };
         match answer {
@@ -392,10 +401,16 @@ async fn ask(server: &Arc<Server>, name: &Name, slot: &Slot, number: u64, provid
 }
 
 /// Dubbo's metadata centre is the configurations.
-fn of_metadata_centre(server: &Server, provider: &Provider) -> Result<MetadataInfo, String> {
-    let data_id = format!("{}:{}", provider.application, provider.revision);
-    let found = server.configs.find(&data_id);
-    let found = found.ok_or_else(|| format!("there is no configuration {data_id}"))?;
+fn of_metadata_centre(
+    server: &Server,
+    name: &Name,
+    provider: &Provider,
+) -> Result<MetadataInfo, String> {
+    let (application, revision) = (&provider.application, &provider.revision);
+    let key = Key::new(&name.namespace, revision, application);
+    let found = server.configs.get(&key);
+    let missing = || format!("there is no configuration {application} of the group {revision}");
+    let found = found.ok_or_else(missing)?;
     MetadataInfo::from_json(found.text.as_bytes()).map_err(|error| error.to_string())
 }
 
@@ -420,7 +435,9 @@ async fn serve(
         if held.is_none_or(|held| held.number != number) {
             return;
         }
-        let instances = instances.into_values().collect();
+        let instances: Vec<Instance> = instances.into_values().collect();
+        let applications = &mut state.directory.applications;
+        applications.put(number, name, &instances);
         let touched = state.holders.put(number, instances, false);
         let touched = touched.into_iter().collect();
         show(server, &mut state, &touched);

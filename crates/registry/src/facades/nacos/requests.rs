@@ -361,7 +361,7 @@ fn watch(server: &Server, id: u64, request: &FuzzyWatchRequest) -> Result<Respon
 
 fn config(server: &Server, request: &ConfigKey) -> Result<Response, Refusal> {
     let key = Key::new(&request.tenant, &request.group, &request.data_id);
-    let found = server.configs.get(&key);
+    let found = server.config(&key);
     let missing = || Refusal(CONFIG_NOT_FOUND, "config data not exist".to_owned());
     let found = found.ok_or_else(missing)?;
     Ok(Response::ConfigQuery(ConfigQueryResponse {

@@ -1,20 +1,23 @@
-//! An instance of the directory as Dubbo's application level says it: an entry of its application with a revision of its own.
+//! Instances of the directory as Dubbo's application level says them: an entry of an application with a revision of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::{ENDPOINTS, REVISION, STORAGE};
 use crate::md5;
-use crate::model::Instance;
+use crate::model::{Instance, ServiceKey};
 use crate::naming::dubbo;
 use crate::source::ORIGIN_MARK;
 
 /// The protocols of Dubbo's providers.
 const PROTOCOLS: [&str; 3] = ["dubbo", "tri", "rest"];
 /// What is different in each instance does not belong to a revision.
-const OF_INSTANCES: [&str; 4] = ["pid", "timestamp", "weight", ORIGIN_MARK];
+const OF_INSTANCES: [&str; 3] = ["pid", "timestamp", ORIGIN_MARK];
+const WEIGHT: &str = "weight";
+/// Of an instance: the application that it belongs to.
+pub(crate) const APPLICATION: &str = "application";
 /// Only lists of URLs need these.
 const OF_LISTS: [&str; 3] = ["category", "dynamic", "enabled"];
 
@@ -39,6 +42,28 @@ impl Served {
     }
 }
 
+/// The services of an interface, which consumers of Dubbo find by its name alone.
+pub(crate) fn of_all_protocols(key: ServiceKey) -> Vec<ServiceKey> {
+    if !PROTOCOLS.contains(&&*key.protocol) {
+        return vec![key];
+    }
+    let of = |protocol: &str| ServiceKey {
+        protocol: protocol.into(),
+        ..key.clone()
+    };
+    PROTOCOLS.map(of).into()
+}
+
+/// Of the applications that serve the same as an instance the one where it is looked for too: its own, if that is one of them.
+pub(crate) fn beside<'a>(
+    applications: &'a BTreeSet<Arc<str>>,
+    instance: &Instance,
+) -> Option<&'a Arc<str>> {
+    let own = instance.metadata.get(APPLICATION);
+    own.and_then(|own| applications.get(own))
+        .or(applications.first())
+}
+
 /// What the registry and its metadata centre have to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -53,49 +78,42 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// `None`: the level has no way to say it, because it is down or its application has no name that can be one of a folder.
+    /// What says one instance in its own application.
     pub(crate) fn of(instance: &Instance) -> Option<Entry> {
-        let mut url = dubbo::url(instance);
-        let application = url.params.get("application")?.clone();
-        if !instance.healthy || application.is_empty() || application.contains('/') {
+        let application = dubbo::url(instance).params.remove(APPLICATION)?;
+        Entry::of_all(&application, &[instance])
+    }
+
+    /// What says instances of one address and port. `None`: the level has no way to say it, because none is up or the
+    /// application has no name that can be one of a folder.
+    pub(crate) fn of_all(application: &str, instances: &[&Instance]) -> Option<Entry> {
+        if application.is_empty() || application.contains('/') {
             return None;
         }
+        let up: Vec<&&Instance> = instances.iter().filter(|i| i.healthy).collect();
+        let first = up.first()?;
+        let have_one_weight = up.iter().all(|i| i.weight == first.weight);
         let mut metadata = BTreeMap::new();
-        for key in OF_INSTANCES {
-            if let Some(value) = url.params.remove(key) {
-                metadata.insert(key.to_owned(), value);
+        let mut services = serde_json::Map::new();
+        let mut protocols = BTreeSet::new();
+        for instance in &up {
+            let mut url = dubbo::url(instance);
+            let weight = have_one_weight.then_some(WEIGHT);
+            for key in OF_INSTANCES.into_iter().chain(weight) {
+                if let Some(value) = url.params.remove(key) {
+                    metadata.entry(key.to_owned()).or_insert(value);
+                }
             }
+            let (key, service) = service(instance, url);
+            services.entry(key).or_insert(service);
+            protocols.insert(&*instance.service.protocol);
         }
-        for key in OF_LISTS {
-            url.params.remove(key);
-        }
-        let (name, protocol) = (&*instance.service.name, &url.protocol);
-        let mut key = match &*instance.group {
-            "" => name.to_owned(),
-            group => format!("{group}/{name}"),
-        };
-        let said = [
-            ("name", name),
-            ("group", &*instance.group),
-            ("version", &*instance.version),
-            ("protocol", protocol),
-            ("path", &*url.path),
-        ];
-        let said = said.into_iter().filter(|(_, value)| !value.is_empty());
-        let params = ("params".to_owned(), json!(url.params));
-        let service: serde_json::Map<String, serde_json::Value> = said
-            .map(|(field, value)| (field.to_owned(), json!(value)))
-            .chain([params])
-            .collect();
-        for part in [&*instance.version, protocol] {
-            if !part.is_empty() {
-                key.push(':');
-                key.push_str(part);
-            }
-        }
-        let services = json!({ key: service });
+        let services = serde_json::Value::Object(services);
         let revision = md5::hex(&format!("{application}{services}"));
-        let endpoints = json!([{"port": instance.port, "protocol": protocol}]);
+        let port = first.port;
+        let endpoints = protocols.into_iter();
+        let endpoints = endpoints.map(|protocol| json!({"port": port, "protocol": protocol}));
+        let endpoints = serde_json::Value::Array(endpoints.collect());
         let said = [
             (REVISION, revision.clone()),
             (STORAGE, "remote".to_owned()),
@@ -104,12 +122,44 @@ impl Entry {
         metadata.extend(said.map(|(key, value)| (key.to_owned(), value)));
         let info = json!({"app": application, "revision": revision, "services": services});
         Some(Entry {
-            application,
+            application: application.to_owned(),
             metadata,
             revision,
             info: info.to_string(),
         })
     }
+}
+
+/// A service of a revision, and its key there.
+fn service(instance: &Instance, mut url: dubbo::Url) -> (String, serde_json::Value) {
+    for key in OF_LISTS {
+        url.params.remove(key);
+    }
+    let (name, protocol) = (&*instance.service.name, &url.protocol);
+    let mut key = match &*instance.group {
+        "" => name.to_owned(),
+        group => format!("{group}/{name}"),
+    };
+    for part in [&*instance.version, protocol] {
+        if !part.is_empty() {
+            key.push(':');
+            key.push_str(part);
+        }
+    }
+    let said = [
+        ("name", name),
+        ("group", &*instance.group),
+        ("version", &*instance.version),
+        ("protocol", protocol),
+        ("path", &*url.path),
+    ];
+    let said = said.into_iter().filter(|(_, value)| !value.is_empty());
+    let params = ("params".to_owned(), json!(url.params));
+    let service: serde_json::Map<String, serde_json::Value> = said
+        .map(|(field, value)| (field.to_owned(), json!(value)))
+        .chain([params])
+        .collect();
+    (key, service.into())
 }
 
 #[cfg(test)]
@@ -165,5 +215,33 @@ mod tests {
         );
         assert_eq!(revision(&format!("{PROVIDER}&enabled=false")), None);
         assert_eq!(revision(&PROVIDER.replace("=shop", "=a/b")), None);
+    }
+    #[test]
+    fn what_is_at_one_address_is_one_entry() {
+        let first = read(PROVIDER).expect("a provider");
+        let other = PROVIDER
+            .replace("Bar", "Baz")
+            .replace("dubbo:", "tri:")
+            .replace("weight=30", "weight=70");
+        let other = read(&other).expect("a provider");
+        let mut down = first.clone();
+        (down.service, down.healthy) = (ServiceKey::new("dubbo", "com.foo.Down"), false);
+        let entry = Entry::of_all("desk", &[&first, &other, &down]).expect("an entry");
+        let metadata = entry.metadata.iter();
+        let metadata = metadata.map(|(key, value)| (key.as_str(), value.as_str()));
+        let provider = Provider::read("desk", "10.0.0.1", 20880, metadata);
+        let provider = provider.expect("well-formed").expect("a provider");
+        let info = MetadataInfo::from_json(entry.info.as_bytes()).expect("well-formed");
+        let read: Vec<String> = provider
+            .instances(&info)
+            .iter()
+            .flatten()
+            .map(|i| format!("{} {} {}", i.service, i.port, i.weight))
+            .collect();
+        assert_eq!(
+            read,
+            ["dubbo/com.foo.Bar 20880 30", "tri/com.foo.Baz 20880 70"]
+        );
+        assert_eq!(Entry::of_all("desk", &[&down]), None);
     }
 }

@@ -15,7 +15,7 @@ import org.apache.dubbo.rpc.RpcContext;
 import org.apache.dubbo.rpc.RpcException;
 import org.apache.dubbo.rpc.service.GenericService;
 
-/** A Dubbo 3 consumer: {@code --to host:port} (or {@code --registry url}), {@code --version, --group, --connections}. */
+/** A Dubbo 3 consumer: {@code --to host:port} (or {@code --registry url}), {@code --version, --group, --connections, --provided-by}. */
 public final class DubboConsumer extends Consumer {
     private static final int TIMEOUT_MILLIS = 20_000;
 
@@ -77,6 +77,7 @@ public final class DubboConsumer extends Consumer {
         }
         reference.setVersion(flags.get("version", null));
         reference.setGroup(flags.get("group", null));
+        reference.setProvidedBy(flags.get("provided-by", null));
         reference.setTimeout(TIMEOUT_MILLIS);
         reference.setRetries(0);
         reference.setCheck(false);
