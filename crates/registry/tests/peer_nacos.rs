@@ -14,6 +14,9 @@ use registry::{
     Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceSpec, Trouble, Wanted,
 };
 use serde_json::{Value, json};
+use testkit::apps::{Framework, start_consumer, start_provider};
+use testkit::net::free_port;
+use testkit::netns::Site;
 use testkit::process::Process;
 use testkit::registries::Nacos;
 
@@ -322,4 +325,70 @@ async fn namespaces_and_passwords() -> Result<()> {
         client.wait(&format!("list {protocol}"), &[])?;
     }
     Ok(())
+}
+
+/// Copies are parts of the applications of Dubbo that serve the same, for as long as those do: a consumer that finds a provider
+/// in an application asks for no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_found_beside_providers_of_the_application_level() -> Result<()> {
+    const SHOP: &str = "mesh.apps.dubbo.DubboShop";
+    if !is_built("rnacos") {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    // Consumers, and the hub that asks providers what they serve, reach the same address: Dubbo replaces those of the loopback.
+    let network = Site::start("providers", folder.path())?;
+    let host = network.outside().to_string();
+    let server = Nacos::start(folder.path(), None)?;
+    let registry = format!("nacos://{}", server.address());
+    let provider = |label: &str, port: &str, registry: &str| {
+        let flags = [
+            ("host", host.as_str()),
+            ("port", port),
+            ("label", label),
+            ("registry", registry),
+        ];
+        start_provider(Framework::Dubbo, label, &flags, folder.path())
+    };
+    let (first, second) = (free_port()?, free_port()?);
+    let native = provider("native", &first.to_string(), &registry)?;
+    let elsewhere = provider("elsewhere", &second.to_string(), "N/A")?;
+    let flags = [("registry", registry.as_str())];
+    let consumer = start_consumer(Framework::Dubbo, "consumer", &flags, folder.path())?;
+    let mut native = native.provider()?;
+    let _elsewhere = elsewhere.provider()?;
+    let mut consumer = consumer.consumer()?;
+    consumer.wait_labels(&["native"])?;
+
+    let hub = hub_of("mesh");
+    hub.set_sources(vec![source(server.address(), "grpc", &json!({}))?]);
+    let mut copy = Instance::new(ServiceKey::new("dubbo", SHOP), &host, second);
+    copy.id = "copy@mesh".into();
+    copy.metadata = [(ORIGIN_MARK, "mesh/zk"), ("application", "shop")]
+        .into_iter()
+        .collect();
+    let publish = [(copy.id.clone(), Arc::new(copy))].into();
+    let wanted = Wanted {
+        publish,
+        ..Wanted::default()
+    };
+    hub.set_wanted("nacos", wanted);
+    consumer.wait_labels(&["elsewhere", "native"])?;
+    // What the hub wrote in the application is nothing that it reads.
+    let own = format!("dubbo/{SHOP} {host}:{first} g w100 ");
+    wait_endpoints(std::slice::from_ref(&hub), &[&own]).await?;
+
+    let application =
+        "/nacos/v1/ns/instance/list?serviceName=dubbo-provider&groupName=DEFAULT_GROUP";
+    let parts = || -> Result<usize> {
+        let answer = testkit::http::request(server.address(), "GET", application, &[], &[])?;
+        Ok(answer.text().matches(ORIGIN_MARK).count())
+    };
+    ensure!(parts()? == 1, "one part of the application");
+    native.terminate()?;
+    consumer.wait_labels(&["elsewhere"])?;
+    testkit::wait::until_ok("no part of an application that is gone", LIMIT, || {
+        ensure!(parts()? == 0, "it is still there");
+        Ok(())
+    })
 }

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use testkit::apps::{Framework, Starting, start_consumer, start_provider};
 use testkit::mesh::Mesh;
+use testkit::net::free_port;
+use testkit::netns::Site;
 use testkit::programs::peer;
 use testkit::registries::{Nacos, ZooKeeper};
 
@@ -37,21 +39,23 @@ fn dubbo_consumers_on_zookeeper_and_nacos_call_providers_of_both() -> Result<()>
         ("zookeeper", format!("zookeeper://{}", zookeeper.address())),
         ("nacos", format!("nacos://{}", nacos.address())),
     ];
-    let host = mesh.name(3);
-    let provider = |name: &str, registry: &str, port: &str| {
-        let registry = format!("{registry}?register-mode=interface");
+    // Consumers, and pilot that asks providers what they serve, reach the same address: Dubbo replaces those of the loopback.
+    let network = Site::start("providers", &folder)?;
+    let host = network.outside().to_string();
+    let provider = |name: &str, registry: &str| {
+        let port = free_port()?.to_string();
         let flags = [
             ("host", host.as_str()),
-            ("port", port),
+            ("port", port.as_str()),
             ("label", name),
-            ("registry", registry.as_str()),
+            ("registry", registry),
         ];
         start_provider(Framework::Dubbo, &format!("in-{name}"), &flags, &folder)
     };
     let mut providers = Vec::new();
     let mut consumers = Vec::new();
-    for ((name, registry), port) in registries.iter().zip(["20881", "20882"]) {
-        providers.push(provider(name, registry, port)?);
+    for (name, registry) in &registries {
+        providers.push(provider(name, registry)?);
         let name = format!("consumer-{name}");
         let flags = [("registry", registry.as_str())];
         consumers.push(start_consumer(Framework::Dubbo, &name, &flags, &folder)?);
@@ -71,9 +75,7 @@ fn dubbo_consumers_on_zookeeper_and_nacos_call_providers_of_both() -> Result<()>
     for consumer in &mut consumers {
         consumer.wait_labels(&["zookeeper"])?;
     }
-    let port = "20883";
-    let (name, registry) = ("nacos-2", &registries[1].1);
-    let mut another = provider(name, registry, port)?.provider()?;
+    let mut another = provider("nacos-2", &registries[1].1)?.provider()?;
     for consumer in &mut consumers {
         consumer.wait_labels(&["nacos-2", "zookeeper"])?;
     }

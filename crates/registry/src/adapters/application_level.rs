@@ -1,71 +1,61 @@
 //! What a registry's own applications serve at Dubbo's application level: what else serves the same has to be said there too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::model::Instance;
-use crate::naming::dubbo_application::entry::Served;
+use crate::naming::dubbo_application::entry::{APPLICATION, Served};
+use crate::naming::dubbo_application::served::{Applications, beside};
 
-/// All that is served at that level; `None` until all was read.
-pub(super) type ServedThere = Option<Arc<HashSet<Served>>>;
+/// All that is served at that level, and by which applications; `None` until all was read.
+pub(super) type ServedThere = Option<Arc<HashMap<Served, BTreeSet<Arc<str>>>>>;
+
+/// Beside which application an instance has to be said at that level, if it has to.
+pub(super) fn application_beside<'a>(
+    served: &'a ServedThere,
+    instance: &Instance,
+) -> Option<&'a Arc<str>> {
+    let applications = served.as_ref()?.get(&Served::by(instance)?)?;
+    beside(applications, instance)
+}
 
 /// Whether an instance has to be said at that level.
 pub(super) fn has_to_be_there(served: &ServedThere, instance: &Instance) -> bool {
-    served
-        .as_ref()
-        .is_some_and(|served| Served::by(instance).is_some_and(|by_it| served.contains(&by_it)))
+    application_beside(served, instance).is_some()
 }
 
 /// The folders of a registry.
 pub(super) struct ApplicationLevel<K> {
-    folders: HashMap<K, HashSet<Served>>,
-    /// In how many folders.
-    counts: HashMap<Served, usize>,
+    folders: Applications<K, Arc<str>>,
     tell: watch::Sender<ServedThere>,
 }
 
 impl<K: Clone + Eq + Hash> ApplicationLevel<K> {
     pub(super) fn new(tell: watch::Sender<ServedThere>) -> ApplicationLevel<K> {
         ApplicationLevel {
-            folders: HashMap::new(),
-            counts: HashMap::new(),
+            folders: Applications::default(),
             tell,
         }
     }
 
     /// A folder's applications are these now; `is_all`: every folder was read.
     pub(super) fn set(&mut self, folder: &K, instances: &[Instance], is_all: bool) {
-        let now: HashSet<Served> = instances.iter().filter_map(Served::by).collect();
-        let before = self.folders.remove(folder).unwrap_or_default();
-        let known = self.counts.len();
-        for served in now.difference(&before) {
-            *self.counts.entry(served.clone()).or_default() += 1;
-        }
-        let mut is_other = self.counts.len() != known;
-        for served in before.difference(&now) {
-            if let Some(count) = self.counts.get_mut(served) {
-                *count -= 1;
-                if *count == 0 {
-                    self.counts.remove(served);
-                    is_other = true;
-                }
-            }
-        }
-        if !now.is_empty() {
-            self.folders.insert(folder.clone(), now);
-        }
-        if is_all && is_other {
+        let served = |instance: &Instance| {
+            let application = instance.metadata.get(APPLICATION).unwrap_or_default();
+            Some((Served::by(instance)?, application.into()))
+        };
+        let now = instances.iter().filter_map(served).collect();
+        if self.folders.put(folder, now) && is_all {
             self.tell();
         }
     }
 
     /// Tells those who write.
     pub(super) fn tell(&self) {
-        let all = self.counts.keys().cloned().collect();
-        self.tell.send_replace(Some(Arc::new(all)));
+        self.tell.send_replace(Some(Arc::new(self.folders.all())));
     }
 }
 
@@ -94,5 +84,25 @@ mod tests {
         let mut other = instance("b");
         other.version = "2".into();
         assert!(!has_to_be_there(&now, &other));
+    }
+    #[test]
+    fn an_instance_is_beside_its_own_application_if_that_is_there() {
+        let instance = |application: &str| {
+            let mut instance = Instance::new(ServiceKey::new("dubbo", "a"), "10.0.0.1", 1);
+            instance.metadata = [(APPLICATION, application)].into_iter().collect();
+            instance
+        };
+        let (tell, told) = watch::channel(None);
+        let mut level = ApplicationLevel::new(tell);
+        level.tell();
+        level.set(&1, &[instance("shop"), instance("desk")], true);
+        let beside = |own: &str| {
+            let told = told.borrow();
+            application_beside(&told, &instance(own)).cloned()
+        };
+        assert_eq!(beside("shop").as_deref(), Some("shop"));
+        assert_eq!(beside("elsewhere").as_deref(), Some("desk"));
+        level.set(&1, &[instance("shop")], true);
+        assert_eq!(beside("elsewhere").as_deref(), Some("shop"));
     }
 }

@@ -16,6 +16,7 @@ use base::FieldError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::adapters::application_level::ServedThere;
 use crate::backoff::Backoff;
 use crate::dubbo_metadata::Revisions;
 use crate::model::Instance;
@@ -258,9 +259,10 @@ pub async fn run(config: Config, link: Link) {
     let login = login::Login::new(&config);
     // Over HTTP the same connections read and write.
     let (by_grpc, is_by_grpc) = watch::channel(false);
+    let (tell, served) = watch::channel(None);
     tokio::join!(
-        keep_reading(&config, &link, &login, &by_grpc),
-        write::run(&config, &link, &login, is_by_grpc)
+        keep_reading(&config, &link, &login, &by_grpc, &tell),
+        write::run(&config, &link, &login, is_by_grpc, served)
     );
 }
 
@@ -270,6 +272,7 @@ async fn keep_reading(
     link: &Link,
     login: &login::Login,
     by_grpc: &watch::Sender<bool>,
+    tell: &watch::Sender<ServedThere>,
 ) {
     let mut waits = Waits::new();
     let mut copies = http::Copies::default();
@@ -283,12 +286,13 @@ async fn keep_reading(
             Ok(read::Opened::Grpc(connections, events)) => {
                 waits.reset();
                 by_grpc.send_replace(true);
-                read::run(config, link, server, login, &revisions, connections, events).await
+                let opened = (connections, events);
+                read::run(config, link, server, login, &revisions, opened, tell).await
             }
             Ok(read::Opened::Http(server, listed)) => {
                 waits.reset();
                 by_grpc.send_replace(false);
-                http::run(&server, link, &revisions, listed, &mut copies).await
+                http::run(&server, link, &revisions, listed, &mut copies, tell).await
             }
             Err(failure) => failure,
         };

@@ -2,6 +2,7 @@
 //! revision (`org.apache.dubbo.metadata.MetadataInfo`), which all instances of that revision share.
 
 pub(crate) mod entry;
+pub(crate) mod served;
 
 use std::collections::{BTreeMap, HashMap};
 

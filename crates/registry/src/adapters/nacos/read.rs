@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesUnordered, SelectAll, select_all};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -14,6 +15,7 @@ use super::listing::{self, Change, Id, Known};
 use super::login::Login;
 use super::services::Services;
 use super::{Config, Failure, Protocol, http};
+use crate::adapters::application_level::ServedThere;
 use crate::adapters::applications::{Centre, permits};
 use crate::dubbo_metadata::Revisions;
 use crate::nacos::{
@@ -73,8 +75,8 @@ pub(super) async fn run(
     server: &str,
     login: &Login,
     revisions: &Revisions,
-    connections: Vec<Connection>,
-    events: Vec<Events>,
+    (connections, events): (Vec<Connection>, Vec<Events>),
+    tell: &watch::Sender<ServedThere>,
 ) -> Failure {
     let report = Report::Connected {
         server: server.to_owned(),
@@ -87,14 +89,14 @@ pub(super) async fn run(
         connections: &connections,
     };
     let permits = permits();
-    let services = Services::new(config, link, &spaces, &centre, revisions, &permits);
+    let tell = tell.clone();
+    let services = Services::new(config, link, &spaces, &centre, revisions, &permits, tell);
     let numbers = 0..connections.len();
     let lists = numbers.flat_map(|space| config.groups.iter().map(move |group| (space, group)));
     let unlisted = lists.map(|(space, group)| (space, group.clone())).collect();
     let mut reading = Reading {
         config,
         login,
-        link,
         connections: &connections,
         services,
         known: Known::default(),
@@ -133,7 +135,7 @@ impl Centre<Id> for ConfigCentre<'_> {
 }
 
 /// To configurations the public namespace has no name.
-fn tenant(name: &str) -> &str {
+pub(super) fn tenant(name: &str) -> &str {
     if name == namespace("") { "" } else { name }
 }
 
@@ -156,7 +158,6 @@ enum Work {
 struct Reading<'a, 'c> {
     config: &'a Config,
     login: &'a Login,
-    link: &'a Link,
     connections: &'a [Connection],
     services: Services<'a, ConfigCentre<'c>>,
     known: Known,
@@ -198,9 +199,8 @@ impl<'a> Reading<'a, '_> {
                 under_way.push(self.subscribe(work));
             }
             let is_done = self.unlisted.is_empty() && subscriptions == 0 && self.queue.is_empty();
-            if !self.services.synced && is_done && self.services.tried_all() {
-                self.services.synced = true;
-                self.link.report(Report::Synced).await;
+            if is_done {
+                self.services.synced().await;
             }
             tokio::select! {
                 Some(done) = under_way.next(), if !under_way.is_empty() => match done {

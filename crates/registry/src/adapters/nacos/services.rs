@@ -2,14 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::Config;
 use super::listing::Id;
+use crate::adapters::application_level::{ApplicationLevel, ServedThere};
 use crate::adapters::applications::{Applications, Centre, Node};
 use crate::dubbo_metadata::Revisions;
 use crate::model::Instance;
-use crate::nacos::{DEFAULT_CLUSTER, Entry, Host, PUBLIC, ServiceInfo, grouped_name};
+use crate::nacos::{
+    DEFAULT_CLUSTER, DEFAULT_GROUP, Entry, Host, PUBLIC, ServiceInfo, grouped_name,
+};
 use crate::naming::nacos::{Said, said};
 use crate::source::{Link, List, Report, Skipped};
 
@@ -30,8 +33,9 @@ pub(super) struct Services<'a, C> {
     /// Services that had an instance of an application in this session.
     of_applications: HashSet<Id>,
     applications: Applications<'a, Id, C>,
+    level: ApplicationLevel<Id>,
     /// Every list was given: what is not yet known of one may be told later.
-    pub(super) synced: bool,
+    synced: bool,
 }
 
 impl<'a, C: Centre<Id> + Sync> Services<'a, C> {
@@ -42,6 +46,7 @@ impl<'a, C: Centre<Id> + Sync> Services<'a, C> {
         centre: &'a C,
         revisions: &'a Revisions,
         permits: &'a Semaphore,
+        tell: watch::Sender<ServedThere>,
     ) -> Services<'a, C> {
         Services {
             config,
@@ -50,6 +55,7 @@ impl<'a, C: Centre<Id> + Sync> Services<'a, C> {
             told: HashMap::new(),
             of_applications: HashSet::new(),
             applications: Applications::new(centre, revisions, permits),
+            level: ApplicationLevel::new(tell),
             synced: false,
         }
     }
@@ -112,6 +118,7 @@ impl<'a, C: Centre<Id> + Sync> Services<'a, C> {
     pub(super) async fn went(&mut self, id: &Id, certain: bool) {
         self.of_applications.remove(id);
         self.applications.remove(id);
+        self.level.set(id, &[], self.synced);
         if self.told.remove(id).is_some_and(|told| !told.is_empty) {
             self.tell(id, Vec::new(), Vec::new(), certain).await;
         }
@@ -133,9 +140,13 @@ impl<'a, C: Centre<Id> + Sync> Services<'a, C> {
         self.told.contains_key(id)
     }
 
-    /// Whether every application was asked once what it serves.
-    pub(super) fn tried_all(&self) -> bool {
-        self.applications.tried_all()
+    /// Reports that every list was given, as soon as every application was asked once what it serves.
+    pub(super) async fn synced(&mut self) {
+        if !self.synced && self.applications.tried_all() {
+            self.synced = true;
+            self.level.tell();
+            self.link.report(Report::Synced).await;
+        }
     }
 
     /// The next service about which more is known; never when nothing is asked.
@@ -153,6 +164,10 @@ impl<'a, C: Centre<Id> + Sync> Services<'a, C> {
         let Some((instances, mut skipped)) = self.applications.list(id, self.synced) else {
             return;
         };
+        // Where copies go.
+        if id.space == 0 && id.group == DEFAULT_GROUP {
+            self.level.set(id, &instances, self.synced);
+        }
         skipped.extend(broken);
         self.tell(id, instances, skipped, certain).await;
     }

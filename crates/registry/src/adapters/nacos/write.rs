@@ -1,6 +1,8 @@
 //! Makes true what the hub wants in Nacos over gRPC. A connection has one entry of a service, and that goes with the connection:
 //! all copies of a service are one batch of one connection, which has no other use.
 
+mod parts;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::login::Login;
 use super::{Config, Failure, Waits, place};
+use crate::adapters::application_level::ServedThere;
 use crate::model::Instance;
 use crate::nacos::{
     BATCH_REGISTER, BatchInstanceRequest, DEREGISTER, Entry, Host, InstanceRequest, Request,
@@ -38,6 +41,9 @@ struct Place {
 /// Copies of one service by their ids.
 type Copies = BTreeMap<Arc<str>, Host>;
 
+/// What has to be there, with the numbers of the writings together.
+type Target = BTreeMap<Place, (Copies, u64)>;
+
 /// What a connection has put in.
 #[derive(Clone, Default)]
 struct Placed {
@@ -54,6 +60,7 @@ pub(super) async fn run(
     link: &Link,
     login: &Login,
     mut is_by_grpc: watch::Receiver<bool>,
+    mut served: watch::Receiver<ServedThere>,
 ) {
     let mut wanted = link.wanted();
     let mut waits = Waits::new();
@@ -71,7 +78,7 @@ pub(super) async fn run(
         let server = config.servers.get(next % config.servers.len().max(1));
         let server = server.map(String::as_str).unwrap_or_default();
         let failure = tokio::select! {
-            failure = serve(config, link, login, server, &mut wanted, &mut waits) => failure,
+            failure = serve(config, link, login, server, (&mut wanted, &mut served), &mut waits) => failure,
             _ = is_by_grpc.changed() => continue,
         };
         for id in now.publish.keys() {
@@ -92,7 +99,10 @@ async fn serve(
     link: &Link,
     login: &Login,
     server: &str,
-    wanted: &mut watch::Receiver<Arc<Wanted>>,
+    (wanted, served): (
+        &mut watch::Receiver<Arc<Wanted>>,
+        &mut watch::Receiver<ServedThere>,
+    ),
     waits: &mut Waits,
 ) -> Failure {
     let space = config.namespaces.first().map_or("", String::as_str);
@@ -108,6 +118,8 @@ async fn serve(
         link,
         login,
         connection: &connection,
+        served: None,
+        published: HashSet::new(),
         placed: HashMap::new(),
         reported: HashMap::new(),
         withdrawn: HashSet::new(),
@@ -117,6 +129,7 @@ async fn serve(
     let mut again = min;
     loop {
         let now = wanted.borrow_and_update().clone();
+        writing.served = served.borrow_and_update().clone();
         let done = tokio::select! {
             // The connection keeps what there is.
             () = std::future::ready(()), if now.rests => true,
@@ -131,6 +144,8 @@ async fn serve(
             changed = wanted.changed() => if changed.is_err() {
                 return Failure::unreachable("the hub has ended");
             },
+            // Its sender goes with the hub.
+            Ok(()) = served.changed() => {}
             () = tokio::time::sleep(again), if !done => {}
             failure = &mut over => return failure,
         }
@@ -142,6 +157,10 @@ struct Writing<'a> {
     link: &'a Link,
     login: &'a Login,
     connection: &'a Connection,
+    /// What the registry's own applications of Dubbo serve.
+    served: ServedThere,
+    /// Applications and revisions whose configurations are there.
+    published: HashSet<(String, String)>,
     /// What this connection has put in.
     placed: HashMap<Place, Placed>,
     reported: HashMap<Arc<str>, Result<(), String>>,
@@ -154,7 +173,7 @@ impl Writing<'_> {
         self.reported
             .retain(|id, _| wanted.publish.contains_key(id));
         self.withdrawn.retain(|id| wanted.withdraw.contains_key(id));
-        let mut target: BTreeMap<Place, (Copies, u64)> = BTreeMap::new();
+        let mut target = Target::new();
         for (id, instance) in &wanted.publish {
             match self.place(instance) {
                 Ok((place, host)) => {
@@ -165,6 +184,7 @@ impl Writing<'_> {
                 Err(why) => self.say(id, Err(why)).await,
             }
         }
+        let mut of_parts = Box::pin(self.add_parts(wanted, &mut target)).await?;
         let emptied = self
             .placed
             .keys()
@@ -195,13 +215,18 @@ impl Writing<'_> {
             (place, copies, revision, before, written)
         });
         let mut jobs = std::pin::pin!(jobs.buffer_unordered(SERVICES));
-        let mut done = true;
+        let mut done = of_parts.values().all(Result::is_ok);
         while let Some((place, copies, revision, mut before, written)) = jobs.next().await {
             let result = written?;
             done &= result.is_ok();
             for id in copies.keys() {
                 let failed = result.as_ref().err().and_then(|failed| failed.of(id));
-                self.say(id, failed.map_or(Ok(()), Err)).await;
+                let said = failed.map_or(Ok(()), Err);
+                match of_parts.get_mut(id) {
+                    Some(known) if known.is_ok() => *known = said,
+                    Some(_) => {}
+                    None => self.say(id, said).await,
+                }
             }
             match &result {
                 Ok(()) if copies.is_empty() => self.placed.remove(&place),
@@ -225,6 +250,9 @@ impl Writing<'_> {
                 }
             };
         }
+        for (id, said) in of_parts {
+            self.say(&id, said).await;
+        }
         done &= self.withdraw(wanted).await?;
         Ok(done)
     }
@@ -244,13 +272,7 @@ impl Writing<'_> {
         }
         let mut done = true;
         for (place, copies) in places {
-            let batch = Batch {
-                connection: self.connection,
-                config: self.config,
-                login: self.login,
-                place: &place,
-            };
-            let shown = batch.shown().await?;
+            let shown = self.batch(&place).shown().await?;
             for (id, host) in copies {
                 let own = self.placed.get(&place);
                 let is_own =
@@ -267,6 +289,15 @@ impl Writing<'_> {
             }
         }
         Ok(done)
+    }
+
+    fn batch<'p>(&'p self, place: &'p Place) -> Batch<'p> {
+        Batch {
+            connection: self.connection,
+            config: self.config,
+            login: self.login,
+            place,
+        }
     }
 
     fn place(&self, instance: &Instance) -> Result<(Place, Host), String> {

@@ -1,13 +1,14 @@
 //! What clients serve at Dubbo's application level: consumers that find one there ask for no provider of an interface, so that all
 //! others have to be there too.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::directory::Name;
 use crate::model::Instance;
 use crate::nacos::Host;
-use crate::naming::dubbo_application::entry::{Served, beside};
+use crate::naming::dubbo_application::entry::Served;
+use crate::naming::dubbo_application::served::{self, beside};
 use crate::naming::nacos::in_application;
 
 /// Where an instance is shown.
@@ -19,53 +20,29 @@ pub(super) enum Level {
     Application,
 }
 
-/// The applications.
+/// The applications, by the numbers of clients' entries.
 #[derive(Default)]
-pub(super) struct Applications {
-    /// By the numbers of clients' entries.
-    entries: HashMap<u64, (Name, HashSet<Served>)>,
-    /// In how many entries of each application.
-    counts: HashMap<Served, BTreeMap<Name, usize>>,
-}
+pub(super) struct Applications(served::Applications<u64, Name>);
 
 impl Applications {
     /// An entry of an application serves these from now on and nothing else.
     pub(super) fn put(&mut self, number: u64, name: &Name, instances: &[Instance]) {
-        self.remove(number);
-        let served: HashSet<Served> = instances.iter().filter_map(Served::by).collect();
-        for served in &served {
-            let counts = self.counts.entry(served.clone()).or_default();
-            *counts.entry(name.clone()).or_default() += 1;
-        }
-        self.entries.insert(number, (name.clone(), served));
+        let served = instances.iter().filter_map(Served::by);
+        let now = served.map(|served| (served, name.clone())).collect();
+        self.0.put(&number, now);
     }
 
     /// It is no more.
     pub(super) fn remove(&mut self, number: u64) {
-        let Some((name, served)) = self.entries.remove(&number) else {
-            return;
-        };
-        for served in served {
-            let Some(counts) = self.counts.get_mut(&served) else {
-                continue;
-            };
-            if let Some(count) = counts.get_mut(&name) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(&name);
-                }
-            }
-            if counts.is_empty() {
-                self.counts.remove(&served);
-            }
-        }
+        self.0.remove(&number);
     }
 
     /// The applications beside which an instance has to be: one in each group of each namespace.
     pub(super) fn beside(&self, instance: &Instance) -> Vec<Name> {
-        let counts = Served::by(instance).and_then(|served| self.counts.get(&served));
+        let served = Served::by(instance);
+        let names = served.iter().flat_map(|served| self.0.that_serve(served));
         let mut groups: BTreeMap<_, BTreeSet<Arc<str>>> = BTreeMap::new();
-        for name in counts.into_iter().flat_map(BTreeMap::keys) {
+        for name in names {
             let group = groups.entry((&name.namespace, &name.group)).or_default();
             group.insert(name.service.clone());
         }

@@ -54,16 +54,6 @@ pub(crate) fn of_all_protocols(key: ServiceKey) -> Vec<ServiceKey> {
     PROTOCOLS.map(of).into()
 }
 
-/// Of the applications that serve the same as an instance the one where it is looked for too: its own, if that is one of them.
-pub(crate) fn beside<'a>(
-    applications: &'a BTreeSet<Arc<str>>,
-    instance: &Instance,
-) -> Option<&'a Arc<str>> {
-    let own = instance.metadata.get(APPLICATION);
-    own.and_then(|own| applications.get(own))
-        .or(applications.first())
-}
-
 /// What the registry and its metadata centre have to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {

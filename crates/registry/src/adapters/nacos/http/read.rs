@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::push::{Pushed, Pushes};
 use super::write::Copies;
 use super::{Server, write};
+use crate::adapters::application_level::ServedThere;
 use crate::adapters::applications::{Centre, permits};
 use crate::adapters::nacos::listing::{Change, Id, Known};
 use crate::adapters::nacos::login::Login;
@@ -42,6 +44,7 @@ pub(in crate::adapters::nacos) async fn run(
     revisions: &Revisions,
     listed: Vec<Listed>,
     copies: &mut Copies,
+    tell: &watch::Sender<ServedThere>,
 ) -> Failure {
     let report = Report::Connected {
         server: server.name.to_owned(),
@@ -49,7 +52,7 @@ pub(in crate::adapters::nacos) async fn run(
     link.report(report).await;
     let spaces = server.config.all_namespaces();
     tokio::select! {
-        failure = read(server, link, &spaces, revisions, listed) => failure,
+        failure = read(server, link, &spaces, revisions, listed, tell) => failure,
         () = write::run(server, link, copies) => Failure::unreachable("the hub has ended"),
     }
 }
@@ -82,10 +85,13 @@ async fn read(
     spaces: &[&str],
     revisions: &Revisions,
     mut listed: Vec<Listed>,
+    tell: &watch::Sender<ServedThere>,
 ) -> Failure {
     let permits = permits();
     let centre = ConfigCentre { server, spaces };
-    let mut services = Services::new(server.config, link, spaces, &centre, revisions, &permits);
+    let config = server.config;
+    let tell = tell.clone();
+    let mut services = Services::new(config, link, spaces, &centre, revisions, &permits, tell);
     let mut known = Known::default();
     let mut told: HashMap<Id, Told> = HashMap::new();
     let pushes = server.pushes().await;
@@ -124,10 +130,7 @@ async fn read(
         }
         // Applications are asked meanwhile.
         loop {
-            if !services.synced && services.tried_all() {
-                services.synced = true;
-                link.report(Report::Synced).await;
-            }
+            services.synced().await;
             tokio::select! {
                 Some(id) = services.next() => services.tell_more(&id).await,
                 Some(pushed) = next_push(pushes.as_ref()) => {
