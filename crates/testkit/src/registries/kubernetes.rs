@@ -121,6 +121,16 @@ impl Kubernetes {
         Ok(file)
     }
 
+    /// Writes the folder in which a Pod finds its account: that of the owner of a token.
+    pub fn account(&self, token: &str) -> Result<PathBuf> {
+        let folder = self.folder.join("account");
+        fs::create_dir_all(&folder)?;
+        fs::copy(self.authority.file(), folder.join("ca.crt"))?;
+        fs::write(folder.join("token"), token)?;
+        fs::write(folder.join("namespace"), "default")?;
+        Ok(folder)
+    }
+
     /// Any request of the user `admin`.
     pub fn request(&self, method: &str, path: &str, kind: &str, body: &str) -> Result<Answer> {
         let to = self.address();
