@@ -181,5 +181,10 @@ async fn a_copy_is_found_beside_providers_of_the_application_level() -> Result<(
     );
     consumer.wait_labels(&["elsewhere", "native"])?;
     native.terminate()?;
-    consumer.wait_labels(&["elsewhere"])
+    consumer.wait_labels(&["elsewhere"])?;
+    // The copy has left that level: otherwise it would be the only one that is found.
+    let of_interface = format!("{registry}?register-mode=interface");
+    let again = provider("again", &first.to_string(), &of_interface)?;
+    let _again = again.provider()?;
+    consumer.wait_labels(&["again", "elsewhere"])
 }

@@ -22,11 +22,6 @@ pub(super) fn application_beside<'a>(
     beside(applications, instance)
 }
 
-/// Whether an instance has to be said at that level.
-pub(super) fn has_to_be_there(served: &ServedThere, instance: &Instance) -> bool {
-    application_beside(served, instance).is_some()
-}
-
 /// The folders of a registry.
 pub(super) struct ApplicationLevel<K> {
     folders: Applications<K, Arc<str>>,
@@ -69,7 +64,8 @@ mod tests {
         let instance = |name: &str| Instance::new(ServiceKey::new("dubbo", name), "10.0.0.1", 1);
         let (tell, mut told) = watch::channel(None);
         let mut level = ApplicationLevel::new(tell);
-        let is_there = |told: &ServedThere, name: &str| has_to_be_there(told, &instance(name));
+        let is_there =
+            |told: &ServedThere, name: &str| application_beside(told, &instance(name)).is_some();
         level.set(&1, &[instance("a"), instance("b")], false);
         level.set(&2, &[instance("b")], false);
         assert!(told.borrow().is_none() && !is_there(&told.borrow(), "a"));
@@ -83,8 +79,9 @@ mod tests {
         assert!(!told.has_changed().unwrap_or_default());
         let mut other = instance("b");
         other.version = "2".into();
-        assert!(!has_to_be_there(&now, &other));
+        assert!(application_beside(&now, &other).is_none());
     }
+
     #[test]
     fn an_instance_is_beside_its_own_application_if_that_is_there() {
         let instance = |application: &str| {

@@ -347,7 +347,7 @@ pub fn registration(instance: &Instance) -> Result<Registration, String> {
 /// Instances of one address and port at Dubbo's application level, and what they serve: to Nacos an address is one instance of an
 /// application.
 pub(crate) fn in_application(application: &str, instances: &[&Instance]) -> Option<(Host, Entry)> {
-    let entry = Entry::of_all(application, instances)?;
+    let entry = Entry::of(application, instances)?;
     let first = instances.first()?;
     let host = Host {
         ip: first.address.to_string(),

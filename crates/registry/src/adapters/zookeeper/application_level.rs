@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Config;
 use crate::model::Instance;
-use crate::naming::dubbo_application::entry::{Entry, Served};
+use crate::naming::dubbo_application::entry::Entry;
 use crate::naming::{authority, dubbo};
 
 /// The class of what Dubbo says of an application's instance.
@@ -16,15 +16,14 @@ pub(super) struct ApplicationNodes {
     pub(super) node: (String, Vec<u8>),
     /// Path and data of its revision in the metadata centre.
     pub(super) info: (String, Vec<u8>),
-    /// Path of the interface's mapping, where the application has to be.
-    pub(super) mapping: String,
-    /// The application.
-    pub(super) application: String,
 }
 
-/// The nodes that say an instance at Dubbo's application level, if it can be said there.
-pub(super) fn application_nodes(config: &Config, instance: &Instance) -> Option<ApplicationNodes> {
-    Served::by(instance)?;
+/// The nodes that say an instance as a part of an application of Dubbo, if it can be said there.
+pub(super) fn application_nodes(
+    config: &Config,
+    application: &str,
+    instance: &Instance,
+) -> Option<ApplicationNodes> {
     let Config {
         chroot,
         spring_root,
@@ -35,11 +34,11 @@ pub(super) fn application_nodes(config: &Config, instance: &Instance) -> Option<
         return None;
     }
     let Entry {
-        application,
         metadata,
         revision,
         info,
-    } = Entry::of(instance)?;
+        ..
+    } = Entry::of(application, &[instance])?;
     let (address, port) = (&*instance.address, instance.port);
     let id = dubbo::encode(&format!("{}~{revision}", authority(address, port)));
     let data = json!({
@@ -54,30 +53,11 @@ pub(super) fn application_nodes(config: &Config, instance: &Instance) -> Option<
         "uriSpec": null,
     });
     let path = format!("{chroot}{spring_root}/{application}/{id}");
-    let interface = &instance.service.name;
     Some(ApplicationNodes {
         node: (path, data.to_string().into_bytes()),
         info: (
             format!("{chroot}{root}/metadata/{application}/{revision}"),
             info.into_bytes(),
         ),
-        mapping: format!("{chroot}{root}/mapping/{interface}"),
-        application,
     })
-}
-
-/// What a mapping has to say so that an application is in it, unless it is.
-pub(super) fn mapping_with(known: &[u8], application: &str) -> Option<Vec<u8>> {
-    let known = String::from_utf8_lossy(known);
-    let mut applications = known.split(',').map(str::trim).filter(|a| !a.is_empty());
-    if applications.any(|known| known == application) {
-        return None;
-    }
-    Some(
-        match known.trim() {
-            "" => application.to_owned(),
-            known => format!("{known},{application}"),
-        }
-        .into_bytes(),
-    )
 }

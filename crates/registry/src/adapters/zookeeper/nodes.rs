@@ -105,16 +105,10 @@ pub(super) async fn held(client: &Client, path: &str) -> Option<(Vec<u8>, Stat)>
     Some((data, Stat::read(&mut reader).ok()?))
 }
 
-/// Writes a node, of whatever version or only of this one. Whether it did.
-pub(super) async fn set_data(
-    client: &Client,
-    path: &str,
-    data: &[u8],
-    version: Option<i32>,
-) -> bool {
+/// Writes a node. Whether it did.
+pub(super) async fn set_data(client: &Client, path: &str, data: &[u8]) -> bool {
     let reply = client.call(op::SET_DATA, |writer| {
-        let writer = writer.buffer(path.as_bytes()).buffer(data);
-        writer.int(version.unwrap_or(-1));
+        writer.buffer(path.as_bytes()).buffer(data).int(-1);
     });
     matches!(reply.await, Some(Ok(_)))
 }

@@ -8,16 +8,16 @@ use tokio::sync::watch;
 use wire::jute::{EPHEMERAL, code};
 
 use super::Config;
-use super::application_level::{ApplicationNodes, application_nodes, mapping_with};
+use super::application_level::{ApplicationNodes, application_nodes};
 use super::layout::node;
 use super::nodes::{delete, held, keep, make, make_folders, replace, set_data};
 use super::session::Client;
-use crate::adapters::application_level::{ServedThere, has_to_be_there};
+use crate::adapters::application_level::{ServedThere, application_beside};
 use crate::model::Instance;
 use crate::source::{Link, Report};
 
 /// A copy in this session.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Written {
     path: String,
     data: Vec<u8>,
@@ -36,6 +36,11 @@ enum Level {
 
 type Key = (Arc<str>, Level);
 
+/// What of a session its next connection has to know: its nodes at Dubbo's application level, by the ids of the copies. In which
+/// application one is depends on what was served there.
+#[derive(Debug, Default)]
+pub(super) struct Parts(HashMap<Arc<str>, Written>);
+
 /// Until those who watch a node have read it.
 const SEEN: Duration = Duration::from_secs(1);
 /// Until what the server refused is tried again, doubled with each failure.
@@ -50,6 +55,7 @@ struct Writer<'a> {
     client: &'a Client,
     served: ServedThere,
     written: HashMap<Key, Written>,
+    parts: &'a mut Parts,
 }
 
 /// Writes until the hub ends.
@@ -58,7 +64,11 @@ pub(super) async fn run(
     link: &Link,
     client: &Client,
     mut served: watch::Receiver<ServedThere>,
+    parts: &mut Parts,
 ) {
+    if !client.is_resumed() {
+        parts.0.clear();
+    }
     let mut wanted = link.wanted();
     let mut writer = Writer {
         config,
@@ -66,9 +76,8 @@ pub(super) async fn run(
         client,
         served: None,
         written: HashMap::new(),
+        parts,
     };
-    // An earlier connection of the session may have left nodes that are no longer needed.
-    let mut may_have_left = client.is_resumed();
     let (min, max) = AGAIN;
     let mut again = min;
     loop {
@@ -80,10 +89,6 @@ pub(super) async fn run(
                 Ok(()) => continue,
                 Err(_) => return,
             }
-        }
-        if may_have_left && writer.served.is_some() {
-            may_have_left = false;
-            writer.leave_application_level(&now.publish).await;
         }
         let mut done = writer.publish(&now.publish).await;
         for (id, instance) in &now.withdraw {
@@ -183,8 +188,8 @@ impl Writer<'_> {
         };
         let own = node(self.config, id, instance)?;
         let mut nodes = vec![(Level::Own, written(&own), None)];
-        if has_to_be_there(&self.served, instance)
-            && let Some(at_level) = application_nodes(self.config, instance)
+        if let Some(application) = application_beside(&self.served, instance)
+            && let Some(at_level) = application_nodes(self.config, application, instance)
         {
             nodes.push((Level::Application, written(&at_level.node), Some(at_level)));
         }
@@ -192,21 +197,35 @@ impl Writer<'_> {
     }
 
     async fn delete_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Instance>>) -> bool {
-        let is_wanted = |(id, level): &Key| match (wanted.get(id), level) {
-            (None, _) => false,
-            (Some(_), Level::Own) => true,
-            (Some(instance), Level::Application) => {
-                instance.healthy && has_to_be_there(&self.served, instance)
-            }
+        let is_beside = |id: &Arc<str>| {
+            wanted.get(id).is_some_and(|instance| {
+                instance.healthy && application_beside(&self.served, instance).is_some()
+            })
         };
-        let unwanted = self.written.keys().filter(|key| !is_wanted(key)).cloned();
+        let own = self
+            .written
+            .keys()
+            .filter(|(id, level)| *level == Level::Own && !wanted.contains_key(id));
+        // Until it is known what is served there, what is there stays.
+        let parts = self.parts.0.keys();
+        let parts = parts.filter(|id| self.served.is_some() && !is_beside(id));
+        let parts = parts.map(|id| (id.clone(), Level::Application));
+        let unwanted: Vec<Key> = own.cloned().chain(parts).collect();
         let mut done = true;
-        for key in unwanted.collect::<Vec<_>>() {
-            if let Some(before) = self.written.remove(&key)
-                && !delete_own(self.client, &before).await
+        for key in unwanted {
+            let before = match key.1 {
+                Level::Own => self.written.get(&key),
+                Level::Application => self.parts.0.get(&key.0),
+            };
+            if let Some(before) = before
+                && !delete_own(self.client, before).await
             {
                 done = false;
-                self.written.insert(key, before);
+                continue;
+            }
+            self.written.remove(&key);
+            if key.1 == Level::Application {
+                self.parts.0.remove(&key.0);
             }
         }
         done
@@ -215,7 +234,12 @@ impl Writer<'_> {
     /// Remembers what is written now; what the copy was before goes.
     async fn remember(&mut self, key: Key, now: Written) {
         let path = now.path.clone();
-        if let Some(before) = self.written.insert(key, now)
+        let part = (key.1 == Level::Application).then(|| (key.0.clone(), now.clone()));
+        let mut before = self.written.insert(key, now);
+        if let Some((id, now)) = part {
+            before = self.parts.0.insert(id, now);
+        }
+        if let Some(before) = before
             && before.path != path
         {
             delete_own(self.client, &before).await;
@@ -223,32 +247,21 @@ impl Writer<'_> {
     }
 
     /// Deletes a copy, whoever wrote it. Whether it is gone.
-    async fn withdraw(&self, id: &str, instance: &Instance) -> bool {
+    async fn withdraw(&mut self, id: &Arc<str>, instance: &Instance) -> bool {
         // What has no place here was never here.
         let own = node(self.config, id, instance).ok().map(|(path, _)| path);
-        let at_level = application_nodes(self.config, instance).map(|nodes| nodes.node.0);
+        let part = application_beside(&self.served, instance)
+            .and_then(|application| application_nodes(self.config, application, instance))
+            .map(|nodes| nodes.node.0);
+        let known = self.parts.0.get(id).map(|known| known.path.clone());
         let mut is_gone = true;
-        for path in own.into_iter().chain(at_level) {
+        for path in own.into_iter().chain(part).chain(known) {
             is_gone &= delete(self.client, &path).await;
         }
-        is_gone
-    }
-
-    /// Deletes what this session has at the application level and need not.
-    async fn leave_application_level(&self, wanted: &BTreeMap<Arc<str>, Arc<Instance>>) {
-        for instance in wanted
-            .values()
-            .filter(|i| !has_to_be_there(&self.served, i))
-        {
-            let Some(at_level) = application_nodes(self.config, instance) else {
-                continue;
-            };
-            let (path, _) = &at_level.node;
-            let held = held(self.client, path).await;
-            if held.is_some_and(|(_, stat)| stat.ephemeral_owner == self.client.session()) {
-                delete(self.client, path).await;
-            }
+        if is_gone {
+            self.parts.0.remove(id);
         }
+        is_gone
     }
 
     async fn create(
@@ -260,7 +273,6 @@ impl Writer<'_> {
         if let Some(at_level) = at_level {
             let (path, data) = &at_level.info;
             keep(config, client, path, data).await?;
-            map(config, client, &at_level).await?;
         }
         for _ in 0..ATTEMPTS {
             match make(config, client, &now.path, &now.data, EPHEMERAL).await {
@@ -272,7 +284,7 @@ impl Writer<'_> {
                         if let Some(path) = now.stand_in(client) {
                             delete(client, &path).await;
                         }
-                        if data == now.data || set_data(client, &now.path, &now.data, None).await {
+                        if data == now.data || set_data(client, &now.path, &now.data).await {
                             return Ok(Made::Ours);
                         }
                     }
@@ -332,27 +344,6 @@ impl Written {
         let is_application = self.data.first() == Some(&b'{');
         is_application.then(|| format!("{}~{:x}", self.path, client.session()))
     }
-}
-
-/// Has the application be in the interface's mapping, which providers write too.
-async fn map(config: &Config, client: &Client, at_level: &ApplicationNodes) -> Result<(), String> {
-    let ApplicationNodes {
-        mapping,
-        application,
-        ..
-    } = at_level;
-    for _ in 0..ATTEMPTS {
-        match held(client, mapping).await {
-            None => keep(config, client, mapping, application.as_bytes()).await?,
-            Some((known, stat)) => {
-                let Some(with) = mapping_with(&known, application) else {
-                    return Ok(());
-                };
-                set_data(client, mapping, &with, Some(stat.version)).await;
-            }
-        }
-    }
-    Err(format!("{mapping} cannot be written"))
 }
 
 /// Deletes a node if it still is this session's: another hub may have taken it over.

@@ -68,15 +68,9 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// What says one instance in its own application.
-    pub(crate) fn of(instance: &Instance) -> Option<Entry> {
-        let application = dubbo::url(instance).params.remove(APPLICATION)?;
-        Entry::of_all(&application, &[instance])
-    }
-
     /// What says instances of one address and port. `None`: the level has no way to say it, because none is up or the
     /// application has no name that can be one of a folder.
-    pub(crate) fn of_all(application: &str, instances: &[&Instance]) -> Option<Entry> {
+    pub(crate) fn of(application: &str, instances: &[&Instance]) -> Option<Entry> {
         if application.is_empty() || application.contains('/') {
             return None;
         }
@@ -167,7 +161,7 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_the_instance_that_it_was_made_of() {
         let original = read(PROVIDER).expect("a provider");
-        let entry = Entry::of(&original).expect("an entry");
+        let entry = Entry::of("shop", &[&original]).expect("an entry");
         let metadata = entry.metadata.iter();
         let metadata = metadata.map(|(key, value)| (key.as_str(), value.as_str()));
         let provider = Provider::read("shop", "10.0.0.1", 20880, metadata);
@@ -192,7 +186,9 @@ mod tests {
 
     #[test]
     fn instances_that_serve_the_same_share_a_revision() {
-        let revision = |url: &str| Some(Entry::of(&read(url)?)?.revision);
+        let in_application =
+            |name: &str, url: &str| Some(Entry::of(name, &[&read(url)?])?.revision);
+        let revision = |url: &str| in_application("shop", url);
         let first = revision(PROVIDER);
         let other = PROVIDER
             .replace("10.0.0.1:20880", "10.0.0.2:20881")
@@ -204,8 +200,9 @@ mod tests {
             first
         );
         assert_eq!(revision(&format!("{PROVIDER}&enabled=false")), None);
-        assert_eq!(revision(&PROVIDER.replace("=shop", "=a/b")), None);
+        assert_eq!(in_application("a/b", PROVIDER), None);
     }
+
     #[test]
     fn what_is_at_one_address_is_one_entry() {
         let first = read(PROVIDER).expect("a provider");
@@ -216,7 +213,7 @@ mod tests {
         let other = read(&other).expect("a provider");
         let mut down = first.clone();
         (down.service, down.healthy) = (ServiceKey::new("dubbo", "com.foo.Down"), false);
-        let entry = Entry::of_all("desk", &[&first, &other, &down]).expect("an entry");
+        let entry = Entry::of("desk", &[&first, &other, &down]).expect("an entry");
         let metadata = entry.metadata.iter();
         let metadata = metadata.map(|(key, value)| (key.as_str(), value.as_str()));
         let provider = Provider::read("desk", "10.0.0.1", 20880, metadata);
@@ -232,6 +229,6 @@ mod tests {
             read,
             ["dubbo/com.foo.Bar 20880 30", "tri/com.foo.Baz 20880 70"]
         );
-        assert_eq!(Entry::of_all("desk", &[&down]), None);
+        assert_eq!(Entry::of("desk", &[&down]), None);
     }
 }
