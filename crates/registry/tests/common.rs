@@ -11,7 +11,8 @@ use api::mesh::registry::v1 as pb;
 use pb::registry_service_client::RegistryServiceClient;
 use registry::client::{Client, Content};
 use registry::{
-    Api, Hub, HubOptions, Instance, Limits, Registry, RegistrySource, ServiceKey, SourceStatus,
+    Api, Hub, HubOptions, Instance, Limits, ORIGIN_MARK, Registry, RegistrySource, ServiceKey,
+    SourceStatus, Wanted,
 };
 use serde_json::json;
 use testkit::apps::{Consumer, Framework, Provider, start_consumer, start_provider};
@@ -269,4 +270,17 @@ pub(crate) fn start_shops(
         elsewhere.provider()?,
         consumer.consumer()?,
     ))
+}
+
+/// A copy of a provider of Dubbo that another registry has, as synchronisation would want it.
+pub(crate) fn wanted_copy(interface: &str, host: &str, port: u16, mark: &str) -> Wanted {
+    let mut copy = Instance::new(ServiceKey::new("dubbo", interface), host, port);
+    copy.id = format!("copy@{mark}").replace('/', "-").into();
+    copy.metadata = [(ORIGIN_MARK, mark), ("application", "shop")]
+        .into_iter()
+        .collect();
+    Wanted {
+        publish: [(copy.id.clone(), Arc::new(copy))].into(),
+        ..Wanted::default()
+    }
 }

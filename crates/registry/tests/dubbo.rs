@@ -1,13 +1,14 @@
 //! Stock Dubbo applications on real ZooKeepers: a provider of either level is read, and a consumer of another registry calls
 //! it through the copy that the hub writes there.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use registry::{
-    Hub, HubOptions, Instance, Limits, ORIGIN_MARK, RegistrySource, ServiceKey, Wanted,
-};
+use common::{hub_of, start_shops, wanted_copy};
+use registry::{Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, Wanted};
 use serde_json::json;
 use testkit::apps::{Framework, start_consumer, start_provider};
 use testkit::net::{Loopback, free_port};
@@ -73,12 +74,7 @@ async fn a_consumer_calls_a_provider_of_another_registry() -> Result<()> {
     let mut by_application = by_application.provider()?;
     let _by_interface = by_interface.provider()?;
 
-    let hub = Hub::start(HubOptions {
-        mesh_id: "test".to_owned(),
-        registry: None,
-        limits: Limits::default(),
-        data_dir: None,
-    });
+    let hub = hub_of("test");
     hub.set_sources(vec![
         source("providers", &providers)?,
         source("consumers", &consumers)?,
@@ -136,55 +132,32 @@ async fn a_copy_is_found_beside_providers_of_the_application_level() -> Result<(
     let host = network.outside().to_string();
     let server = ZooKeeper::start(folder.path())?;
     let registry = format!("zookeeper://{}", server.address());
-    let provider = |label: &str, port: &str, registry: &str| {
-        let flags = [
-            ("host", host.as_str()),
-            ("port", port),
-            ("label", label),
-            ("registry", registry),
-        ];
-        start_provider(Framework::Dubbo, label, &flags, folder.path())
-    };
     let (first, second) = (free_port()?, free_port()?);
-    let native = provider("native", &first.to_string(), &registry)?;
-    let elsewhere = provider("elsewhere", &second.to_string(), "N/A")?;
-    let consumer = start_consumer(
+    let (mut here, _elsewhere, mut consumer) = start_shops(
         Framework::Dubbo,
-        "consumer",
-        &[("registry", &registry)],
+        (&host, [&first.to_string(), &second.to_string()]),
+        ("registry", &registry),
+        &[("registry", "N/A")],
         folder.path(),
     )?;
-    let mut native = native.provider()?;
-    let _elsewhere = elsewhere.provider()?;
-    let mut consumer = consumer.consumer()?;
-    consumer.wait_labels(&["native"])?;
+    consumer.wait_labels(&["here"])?;
 
-    let hub = Hub::start(HubOptions {
-        mesh_id: "test".to_owned(),
-        registry: None,
-        limits: Limits::default(),
-        data_dir: None,
-    });
+    let hub = hub_of("test");
     hub.set_sources(vec![source("zk", &server)?]);
-    let mut copy = Instance::new(ServiceKey::new("dubbo", SHOP), &host, second);
-    copy.id = "copy@test".into();
-    copy.metadata = [(ORIGIN_MARK, "test/nacos"), ("application", "shop")]
-        .into_iter()
-        .collect();
-    let publish = [(copy.id.clone(), Arc::new(copy))].into();
-    hub.set_wanted(
-        "zk",
-        Wanted {
-            publish,
-            ..Wanted::default()
-        },
-    );
-    consumer.wait_labels(&["elsewhere", "native"])?;
-    native.terminate()?;
+    hub.set_wanted("zk", wanted_copy(SHOP, &host, second, "test/nacos"));
+    consumer.wait_labels(&["elsewhere", "here"])?;
+    here.terminate()?;
     consumer.wait_labels(&["elsewhere"])?;
     // The copy has left that level: otherwise it would be the only one that is found.
     let of_interface = format!("{registry}?register-mode=interface");
-    let again = provider("again", &first.to_string(), &of_interface)?;
+    let first = first.to_string();
+    let flags = [
+        ("host", host.as_str()),
+        ("port", &first),
+        ("label", "again"),
+        ("registry", &of_interface),
+    ];
+    let again = start_provider(Framework::Dubbo, "again", &flags, folder.path())?;
     let _again = again.provider()?;
     consumer.wait_labels(&["again", "elsewhere"])
 }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{all_told, hub_of, instances, is_built, status, until, wait_same};
+use common::{
+    all_told, hub_of, instances, is_built, start_shops, status, until, wait_same, wanted_copy,
+};
 use registry::{
     Hub, Instance, ORIGIN_MARK, RegistrySource, ServiceKey, SourceSpec, Trouble, Wanted,
 };
 use serde_json::{Value, json};
-use testkit::apps::{Framework, start_consumer, start_provider};
+use testkit::apps::Framework;
 use testkit::net::free_port;
 use testkit::netns::Site;
 use testkit::process::Process;
@@ -341,39 +343,20 @@ async fn a_copy_is_found_beside_providers_of_the_application_level() -> Result<(
     let host = network.outside().to_string();
     let server = Nacos::start(folder.path(), None)?;
     let registry = format!("nacos://{}", server.address());
-    let provider = |label: &str, port: &str, registry: &str| {
-        let flags = [
-            ("host", host.as_str()),
-            ("port", port),
-            ("label", label),
-            ("registry", registry),
-        ];
-        start_provider(Framework::Dubbo, label, &flags, folder.path())
-    };
     let (first, second) = (free_port()?, free_port()?);
-    let native = provider("native", &first.to_string(), &registry)?;
-    let elsewhere = provider("elsewhere", &second.to_string(), "N/A")?;
-    let flags = [("registry", registry.as_str())];
-    let consumer = start_consumer(Framework::Dubbo, "consumer", &flags, folder.path())?;
-    let mut native = native.provider()?;
-    let _elsewhere = elsewhere.provider()?;
-    let mut consumer = consumer.consumer()?;
-    consumer.wait_labels(&["native"])?;
+    let (mut here, _elsewhere, mut consumer) = start_shops(
+        Framework::Dubbo,
+        (&host, [&first.to_string(), &second.to_string()]),
+        ("registry", &registry),
+        &[("registry", "N/A")],
+        folder.path(),
+    )?;
+    consumer.wait_labels(&["here"])?;
 
     let hub = hub_of("mesh");
     hub.set_sources(vec![source(server.address(), "grpc", &json!({}))?]);
-    let mut copy = Instance::new(ServiceKey::new("dubbo", SHOP), &host, second);
-    copy.id = "copy@mesh".into();
-    copy.metadata = [(ORIGIN_MARK, "mesh/zk"), ("application", "shop")]
-        .into_iter()
-        .collect();
-    let publish = [(copy.id.clone(), Arc::new(copy))].into();
-    let wanted = Wanted {
-        publish,
-        ..Wanted::default()
-    };
-    hub.set_wanted("nacos", wanted);
-    consumer.wait_labels(&["elsewhere", "native"])?;
+    hub.set_wanted("nacos", wanted_copy(SHOP, &host, second, "mesh/zk"));
+    consumer.wait_labels(&["elsewhere", "here"])?;
     // What the hub wrote in the application is nothing that it reads.
     let own = format!("dubbo/{SHOP} {host}:{first} g w100 ");
     wait_endpoints(std::slice::from_ref(&hub), &[&own]).await?;
@@ -385,7 +368,7 @@ async fn a_copy_is_found_beside_providers_of_the_application_level() -> Result<(
         Ok(answer.text().matches(ORIGIN_MARK).count())
     };
     ensure!(parts()? == 1, "one part of the application");
-    native.terminate()?;
+    here.terminate()?;
     consumer.wait_labels(&["elsewhere"])?;
     testkit::wait::until_ok("no part of an application that is gone", LIMIT, || {
         ensure!(parts()? == 0, "it is still there");

@@ -134,7 +134,7 @@ pub async fn run(config: Config, link: Link) {
     let mut backoff = Backoff::for_registry();
     let revisions = Revisions::default();
     let mut resume = None;
-    let mut parts = write::Parts::default();
+    let mut nodes = write::Nodes::default();
     // Hubs that start together do not all go to the first server.
     let mut next = fastrand::usize(..config.servers.len().max(1));
     loop {
@@ -142,7 +142,7 @@ pub async fn run(config: Config, link: Link) {
             Ok((server, client, events)) => {
                 backoff.reset();
                 link.report(Report::Connected { server }).await;
-                let failure = serve(&config, &link, &client, &revisions, events, &mut parts).await;
+                let failure = serve(&config, &link, &client, &revisions, events, &mut nodes).await;
                 resume = Some(client.resume());
                 failure
             }
@@ -187,12 +187,12 @@ async fn serve(
     client: &Client,
     revisions: &Revisions,
     events: Events,
-    parts: &mut write::Parts,
+    nodes: &mut write::Nodes,
 ) -> Failure {
     let Events { events, ended } = events;
     let (tell, served) = watch::channel(None);
     let reading = read::run(config, link, client, revisions, events, tell);
-    let writing = write::run(config, link, client, served, parts);
+    let writing = write::run(config, link, client, served, nodes);
     tokio::select! {
         failure = reading => failure,
         () = writing => Failure::unreachable("the hub has ended"),

@@ -1,8 +1,9 @@
 //! Copies at Dubbo's application level: a consumer that finds one provider there takes no notice of the interface level.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Config;
+use super::layout::service_instance;
 use crate::model::Instance;
 use crate::naming::dubbo_application::entry::Entry;
 use crate::naming::{authority, dubbo};
@@ -39,22 +40,13 @@ pub(super) fn application_nodes(
         info,
         ..
     } = Entry::of(application, &[instance])?;
-    let (address, port) = (&*instance.address, instance.port);
-    let id = dubbo::encode(&format!("{}~{revision}", authority(address, port)));
-    let data = json!({
-        "name": application,
-        "id": id,
-        "address": address,
-        "port": port,
-        "sslPort": null,
-        "payload": {"@class": CLASS, "id": id, "name": application, "metadata": metadata},
-        "registrationTimeUTC": 0,
-        "serviceType": "DYNAMIC",
-        "uriSpec": null,
-    });
+    let address = authority(&instance.address, instance.port);
+    let id = dubbo::encode(&format!("{address}~{revision}"));
+    let payload = json!({"@class": CLASS, "id": id, "name": application, "metadata": metadata});
+    let data = service_instance((application, &id), instance, &payload, &Value::Null);
     let path = format!("{chroot}{spring_root}/{application}/{id}");
     Some(ApplicationNodes {
-        node: (path, data.to_string().into_bytes()),
+        node: (path, data),
         info: (
             format!("{chroot}{root}/metadata/{application}/{revision}"),
             info.into_bytes(),

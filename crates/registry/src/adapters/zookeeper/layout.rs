@@ -143,6 +143,27 @@ pub(crate) fn said(config: &Config, path: &str, data: &[u8]) -> Option<Result<Sa
     None
 }
 
+/// An instance as Curator writes it into a node, under an application and an id.
+pub(super) fn service_instance(
+    (application, id): (&str, &str),
+    instance: &Instance,
+    payload: &Value,
+    uri: &Value,
+) -> Vec<u8> {
+    let data = json!({
+        "name": application,
+        "id": id,
+        "address": &*instance.address,
+        "port": instance.port,
+        "sslPort": null,
+        "payload": payload,
+        "registrationTimeUTC": 0,
+        "serviceType": "DYNAMIC",
+        "uriSpec": uri,
+    });
+    data.to_string().into_bytes()
+}
+
 /// Path and data of the node that says an instance to its framework; an error says why there is none.
 pub(crate) fn node(
     config: &Config,
@@ -182,29 +203,19 @@ pub(crate) fn node(
                 .chain([("instance_status", status)])
                 .chain(says_weight.then_some((spring::WEIGHT, weight.as_str())))
                 .collect();
-            let data = json!({
-                "name": spring::application(instance),
-                "id": name,
-                "address": &*instance.address,
-                "port": instance.port,
-                "sslPort": null,
-                "payload": {
-                    "@class": SPRING_CLASS,
-                    "id": name,
-                    "name": spring::application(instance),
-                    "metadata": metadata,
-                },
-                "registrationTimeUTC": 0,
-                "serviceType": "DYNAMIC",
-                "uriSpec": {"parts": [
-                    {"value": "scheme", "variable": true},
-                    {"value": "://", "variable": false},
-                    {"value": "address", "variable": true},
-                    {"value": ":", "variable": false},
-                    {"value": "port", "variable": true},
-                ]},
+            let application = spring::application(instance);
+            let payload = json!({
+                "@class": SPRING_CLASS, "id": name, "name": application, "metadata": metadata,
             });
-            Ok((format!("{folder}/{name}"), data.to_string().into_bytes()))
+            let uri = json!({"parts": [
+                {"value": "scheme", "variable": true},
+                {"value": "://", "variable": false},
+                {"value": "address", "variable": true},
+                {"value": ":", "variable": false},
+                {"value": "port", "variable": true},
+            ]});
+            let data = service_instance((application, &name), instance, &payload, &uri);
+            Ok((format!("{folder}/{name}"), data))
         }
         other => Err(format!("ZooKeeper has no layout here for protocol {other}")),
     }

@@ -23,6 +23,8 @@ struct Written {
     data: Vec<u8>,
     /// The number of the writing.
     revision: u64,
+    /// It was made or found in this connection.
+    is_checked: bool,
 }
 
 /// Which of the nodes of a copy.
@@ -36,17 +38,14 @@ enum Level {
 
 type Key = (Arc<str>, Level);
 
-/// What of a session its next connection has to know: its nodes at Dubbo's application level, by the ids of the copies. In which
-/// application one is depends on what was served there.
+/// The nodes of a session, which outlive its connections.
 #[derive(Debug, Default)]
-pub(super) struct Parts(HashMap<Arc<str>, Written>);
+pub(super) struct Nodes(HashMap<Key, Written>);
 
 /// Until those who watch a node have read it.
 const SEEN: Duration = Duration::from_secs(1);
 /// Until what the server refused is tried again, doubled with each failure.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Attempts at what others write too.
-const ATTEMPTS: usize = 5;
 
 /// What writes in one connection.
 struct Writer<'a> {
@@ -54,8 +53,7 @@ struct Writer<'a> {
     link: &'a Link,
     client: &'a Client,
     served: ServedThere,
-    written: HashMap<Key, Written>,
-    parts: &'a mut Parts,
+    written: &'a mut HashMap<Key, Written>,
 }
 
 /// Writes until the hub ends.
@@ -64,10 +62,13 @@ pub(super) async fn run(
     link: &Link,
     client: &Client,
     mut served: watch::Receiver<ServedThere>,
-    parts: &mut Parts,
+    Nodes(written): &mut Nodes,
 ) {
     if !client.is_resumed() {
-        parts.0.clear();
+        written.clear();
+    }
+    for node in written.values_mut() {
+        node.is_checked = false;
     }
     let mut wanted = link.wanted();
     let mut writer = Writer {
@@ -75,8 +76,7 @@ pub(super) async fn run(
         link,
         client,
         served: None,
-        written: HashMap::new(),
-        parts,
+        written,
     };
     let (min, max) = AGAIN;
     let mut again = min;
@@ -185,6 +185,7 @@ impl Writer<'_> {
             path: path.clone(),
             data: data.clone(),
             revision: instance.revision,
+            is_checked: true,
         };
         let own = node(self.config, id, instance)?;
         let mut nodes = vec![(Level::Own, written(&own), None)];
@@ -197,35 +198,23 @@ impl Writer<'_> {
     }
 
     async fn delete_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Instance>>) -> bool {
-        let is_beside = |id: &Arc<str>| {
-            wanted.get(id).is_some_and(|instance| {
+        let is_wanted = |(id, level): &Key| match (wanted.get(id), level) {
+            (of, Level::Own) => of.is_some(),
+            // Until it is known what is served there, what is there stays.
+            (_, Level::Application) if self.served.is_none() => true,
+            (None, Level::Application) => false,
+            (Some(instance), Level::Application) => {
                 instance.healthy && application_beside(&self.served, instance).is_some()
-            })
+            }
         };
-        let own = self
-            .written
-            .keys()
-            .filter(|(id, level)| *level == Level::Own && !wanted.contains_key(id));
-        // Until it is known what is served there, what is there stays.
-        let parts = self.parts.0.keys();
-        let parts = parts.filter(|id| self.served.is_some() && !is_beside(id));
-        let parts = parts.map(|id| (id.clone(), Level::Application));
-        let unwanted: Vec<Key> = own.cloned().chain(parts).collect();
+        let unwanted = self.written.keys().filter(|key| !is_wanted(key)).cloned();
         let mut done = true;
-        for key in unwanted {
-            let before = match key.1 {
-                Level::Own => self.written.get(&key),
-                Level::Application => self.parts.0.get(&key.0),
-            };
-            if let Some(before) = before
-                && !delete_own(self.client, before).await
+        for key in unwanted.collect::<Vec<_>>() {
+            if let Some(before) = self.written.remove(&key)
+                && !delete_own(self.client, &before).await
             {
                 done = false;
-                continue;
-            }
-            self.written.remove(&key);
-            if key.1 == Level::Application {
-                self.parts.0.remove(&key.0);
+                self.written.insert(key, before);
             }
         }
         done
@@ -234,12 +223,7 @@ impl Writer<'_> {
     /// Remembers what is written now; what the copy was before goes.
     async fn remember(&mut self, key: Key, now: Written) {
         let path = now.path.clone();
-        let part = (key.1 == Level::Application).then(|| (key.0.clone(), now.clone()));
-        let mut before = self.written.insert(key, now);
-        if let Some((id, now)) = part {
-            before = self.parts.0.insert(id, now);
-        }
-        if let Some(before) = before
+        if let Some(before) = self.written.insert(key, now)
             && before.path != path
         {
             delete_own(self.client, &before).await;
@@ -253,13 +237,14 @@ impl Writer<'_> {
         let part = application_beside(&self.served, instance)
             .and_then(|application| application_nodes(self.config, application, instance))
             .map(|nodes| nodes.node.0);
-        let known = self.parts.0.get(id).map(|known| known.path.clone());
+        let key = (id.clone(), Level::Application);
+        let known = self.written.get(&key).map(|known| known.path.clone());
         let mut is_gone = true;
         for path in own.into_iter().chain(part).chain(known) {
             is_gone &= delete(self.client, &path).await;
         }
         if is_gone {
-            self.parts.0.remove(id);
+            self.written.remove(&key);
         }
         is_gone
     }
@@ -274,7 +259,7 @@ impl Writer<'_> {
             let (path, data) = &at_level.info;
             keep(config, client, path, data).await?;
         }
-        for _ in 0..ATTEMPTS {
+        for _ in 0..3 {
             match make(config, client, &now.path, &now.data, EPHEMERAL).await {
                 Some(Ok(_)) => return Ok(Made::Ours),
                 Some(Err(code::NO_NODE)) => make_folders(config, client, &now.path).await?,
@@ -334,8 +319,10 @@ enum Made {
 }
 
 impl Written {
+    /// Whether it is known to be what it has to be.
     fn is(&self, other: &Written) -> bool {
-        (&self.path, &self.data, self.revision) == (&other.path, &other.data, other.revision)
+        let is_same = self.path == other.path && self.data == other.data;
+        is_same && self.revision == other.revision && self.is_checked
     }
 
     /// Clients of applications watch nodes one by one and see even what is gone for no time: another node stands in for one
